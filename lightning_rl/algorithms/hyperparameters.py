@@ -1,0 +1,83 @@
+"""Hyperparameters: checked when they are given, plain values when they are stored."""
+
+import importlib
+import math
+from functools import partial
+from typing import Any
+
+
+def require_integer(minimum: int, **values: int) -> None:
+    """Refuses what is not an integer of at least the minimum.
+
+    Raises:
+        ValueError: says which value was given and what was expected.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ValueError(f"{name}={value!r}: an integer of at least {minimum} was expected.")
+
+
+def require_within(
+    low: float, high: float, *, open_low: bool = False, open_high: bool = False, **values: float
+) -> None:
+    """Refuses what is not a number in the interval.
+
+    Raises:
+        ValueError: says which value was given and what was expected.
+    """
+    for name, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < low or value > high or (open_low and value == low) or (open_high and value == high):
+            interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
+            raise ValueError(f"{name}={value!r}: a number in {interval} was expected.")
+
+
+def require_multiple(**values: tuple[int, str, int]) -> None:
+    """Refuses a number that is no whole multiple of another.
+
+    Args:
+        **values: for each name its value, the other's description and the other's value.
+
+    Raises:
+        ValueError: names both numbers and the nearest that would do.
+    """
+    for name, (value, of, divisor) in values.items():
+        if value % divisor:
+            nearest = max(1, round(value / divisor)) * divisor
+            raise ValueError(f"{name}={value}: a multiple of {of} ({divisor}) was expected; the nearest is {nearest}.")
+
+
+def plain(value: Any) -> Any:
+    """A value that a checkpoint can carry without pickling: callables become import paths, in jsonargparse's form.
+
+    What has no import path (a lambda, a module that is already built) becomes a text that says so, which fails with
+    that text when the checkpoint is loaded without the value being given again.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, partial) and not value.args:
+        path = import_path(value.func)
+        if path is not None:
+            return {"class_path": path, "init_args": plain(value.keywords)}
+    return import_path(value) or (
+        f"<a {type(value).__name__} that the checkpoint could not store: give it again as a keyword argument of "
+        "load_from_checkpoint>"
+    )
+
+
+def import_path(value: Any) -> str | None:
+    """Where a class or function can be imported from, if anywhere."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if module is None or name is None or module == "__main__":
+        return None
+    try:
+        found = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        return None
+    return f"{module}.{name}" if found is value else None

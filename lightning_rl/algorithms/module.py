@@ -1,0 +1,432 @@
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lightning_rl.algorithms.hyperparameters import plain, require_integer, require_multiple
+from lightning_rl.callbacks import default_callbacks
+from lightning_rl.distributed import average
+from lightning_rl.environments import (
+    TEST_SEEDS,
+    VALIDATION_SEEDS,
+    Actions,
+    Array,
+    CheckedEnvironment,
+    EnvironmentSpec,
+    GymnasiumEnvironments,
+    VectorEnvironment,
+    time_limit,
+)
+from lightning_rl.environments.single import unusable_observations
+from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, play
+from lightning_rl.experience import Collector, EpochStream
+from lightning_rl.loggers import CSVLogger
+
+CHECKPOINT_FORMAT = 1
+
+
+class Experience(Protocol):
+    """What an algorithm has lived through: the source of its training items."""
+
+    collector: Collector
+    steps_per_round: int
+
+    def round(self) -> Any:
+        """Interacts, and returns what one ``training_step`` learns from."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where `state_dict` was called."""
+        ...
+
+
+class RLModule(LightningModule):
+    """What SAC and TRPO share: environments, evaluation, counting, logging and checkpoints.
+
+    Args:
+        env: an id registered with Gymnasium, a callable that makes an environment, or such a callable's import path.
+        env_kwargs: keyword arguments for the environment.
+        num_envs: environments stepped side by side, per rank.
+        backend: how training environments run: ``sync`` in this process, ``async`` in a process each. Evaluation
+            always runs in this process.
+        max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
+        steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
+        eval_episodes: greedy episodes an evaluation, over all ranks.
+
+    Raises:
+        ValueError: a number out of its range, or an environment that Gymnasium does not know.
+        TypeError: a space that cannot be learned in.
+    """
+
+    def __init__(
+        self,
+        env: str | Callable[..., gym.Env[Any, Any]],
+        env_kwargs: Mapping[str, Any] | None,
+        num_envs: int,
+        backend: Literal["sync", "async"],
+        max_episode_steps: int | None,
+        steps_per_epoch: int,
+        eval_episodes: int,
+    ) -> None:
+        super().__init__()
+        require_integer(1, num_envs=num_envs, steps_per_epoch=steps_per_epoch, eval_episodes=eval_episodes)
+        if max_episode_steps is not None:
+            require_integer(1, max_episode_steps=max_episode_steps)
+        if backend not in ("sync", "async"):
+            raise ValueError(f"backend={backend!r}: 'sync' or 'async' was expected.")
+        self.automatic_optimization = False
+        self.num_envs = num_envs
+        self.backend = backend
+        self.steps_per_epoch = steps_per_epoch
+        self.eval_episodes = eval_episodes
+        self.environment = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps)
+        self.observation_space, self.action_space = _spaces(self.environment)
+        self.experience: Experience | None = None
+        self._environment_steps = 0
+        self._evaluation_environments: list[CheckedEnvironment] = []
+        self.episode_statistics = EpisodeStatistics()
+
+    # What an algorithm provides.
+
+    @abstractmethod
+    def make_experience(self, run_seed: int) -> Experience:
+        """Makes the experience of a run that begins."""
+
+    @abstractmethod
+    def greedy_action(self, observation: Tensor) -> Tensor:
+        """``[n, observation_size]`` to the best actions known, ``[n, action_size]``, in the environment's units."""
+
+    @abstractmethod
+    def sampled_action(self, observation: Tensor) -> Tensor:
+        """``[n, observation_size]`` to actions as training takes them, ``[n, action_size]``, in its units."""
+
+    # Using what was trained.
+
+    @torch.no_grad()
+    def act(self, observation: Actions, deterministic: bool = True) -> Actions:
+        """The policy, from NumPy to NumPy.
+
+        Args:
+            observation: one observation in the environment's shape, or many, ``[n, *shape]``.
+            deterministic: the greedy action, or one sampled from the policy.
+
+        Returns:
+            One action in the environment's shape, dtype and units, or ``[n, *action_shape]``.
+
+        Raises:
+            ValueError: the observation has another shape.
+        """
+        shape = self.observation_space.shape
+        array = np.asarray(observation)
+        if array.shape != shape and array.shape[1:] != shape:
+            raise ValueError(
+                f"an observation of shape {shape}, or many of shape (n, {', '.join(map(str, shape))}), was expected; "
+                f"the given array has shape {array.shape}."
+            )
+        rows = array.reshape(-1, int(np.prod(shape)))
+        policy = self._greedy if deterministic else self._sampled
+        actions = policy(rows.astype(np.float32))
+        return actions[0] if array.shape == shape else actions
+
+    def _greedy(self, observation: Array) -> Actions:
+        # Row by row, because a batched product may round a row differently in a batch of another size, and a
+        # simulator amplifies the last bit: an episode shall not depend on how many others run beside it.
+        rows = [self.greedy_action(row) for row in self._observation_tensor(observation).split(1)]
+        return self._environment_actions(torch.cat(rows))
+
+    def _sampled(self, observation: Array) -> Actions:
+        return self._environment_actions(self.sampled_action(self._observation_tensor(observation)))
+
+    def _observation_tensor(self, observation: Array) -> Tensor:
+        return torch.as_tensor(observation, dtype=self.parameter_dtype, device=self.device)
+
+    @property
+    def parameter_dtype(self) -> torch.dtype:
+        """The parameters' precision, which `precision="64-true"` changes."""
+        return next(self.parameters()).dtype
+
+    def _environment_actions(self, action: Tensor) -> Actions:
+        return action.cpu().numpy().astype(self.action_space.dtype).reshape(-1, *(self.action_space.shape or ()))
+
+    # The run: its seed, its environments, its experience.
+
+    @property
+    def environment_steps(self) -> int:
+        """Environment steps done so far, over all ranks: the axis of every logger."""
+        if self.experience is None:
+            return self._environment_steps
+        return self._environment_steps + self.experience.collector.steps * self.trainer.world_size
+
+    def make_environments(self) -> VectorEnvironment:
+        """Makes this rank's training environments."""
+        return GymnasiumEnvironments(self.environment, self.num_envs, self.backend)
+
+    def setup(self, stage: str) -> None:
+        """Makes the experience when training begins; a second ``fit`` goes on with it."""
+        if stage == "fit" and self.experience is None:
+            self.experience = self.make_experience(self._run_seed())
+            self._environment_steps = 0
+
+    def teardown(self, stage: str) -> None:
+        """Closes all environments; they come back as they were when they are needed again."""
+        if self.experience is not None:
+            self.experience.collector.close()
+        for environment in self._evaluation_environments:
+            environment.close()
+        self._evaluation_environments = []
+
+    def _run_seed(self) -> int:
+        given = os.environ.get("PL_GLOBAL_SEED")
+        if given is not None:
+            return int(given)
+        drawn: int = self.trainer.strategy.broadcast(int.from_bytes(os.urandom(4), "big"))
+        rank_zero_info(f"No seed was given: this run has drawn seed {drawn}.")
+        return drawn
+
+    def train_dataloader(self) -> EpochStream[Any]:
+        """An epoch of `steps_per_epoch` environment steps, as rounds of interaction."""
+        assert self.experience is not None
+        per_round = self.experience.steps_per_round * self.trainer.world_size
+        require_multiple(
+            steps_per_epoch=(self.steps_per_epoch, "the environment steps of a round over all ranks", per_round)
+        )
+        return EpochStream(self.experience.round, self.steps_per_epoch // per_round)
+
+    # Evaluation: an episode, named by its seed, is a sample.
+
+    def val_dataloader(self) -> SeedBatches:
+        """The validation episodes, the same ones at every evaluation of every run."""
+        return self._seed_batches(VALIDATION_SEEDS)
+
+    def test_dataloader(self) -> SeedBatches:
+        """The test episodes, none of which is ever validated or trained on."""
+        return self._seed_batches(TEST_SEEDS)
+
+    def predict_dataloader(self) -> SeedBatches:
+        """The test episodes."""
+        return self._seed_batches(TEST_SEEDS)
+
+    def validation_step(self, seeds: Tensor, batch_idx: int) -> None:
+        """Plays a batch of validation episodes greedily."""
+        self._evaluate(seeds)
+
+    def test_step(self, seeds: Tensor, batch_idx: int) -> None:
+        """Plays a batch of test episodes greedily."""
+        self._evaluate(seeds)
+
+    def predict_step(self, seeds: Tensor, batch_idx: int) -> list[Trajectory]:
+        """Plays a batch of test episodes greedily and returns them whole."""
+        return self._play(seeds)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the statistics of the validation episodes, and steps the schedules that wait for them."""
+        self._log_statistics("val")
+        if not self.trainer.sanity_checking:
+            for scheduler in self._schedulers():
+                if isinstance(scheduler, ReduceLROnPlateau):
+                    monitor = getattr(scheduler, "monitor", "val/return")
+                    scheduler.step(self.trainer.callback_metrics[monitor])
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the statistics of the test episodes."""
+        self._log_statistics("test")
+
+    def _seed_batches(self, seeds: Sequence[int]) -> SeedBatches:
+        trainer = self.trainer
+        return SeedBatches(seeds, self.eval_episodes, trainer.global_rank, trainer.world_size, self.num_envs)
+
+    def _evaluate(self, seeds: Tensor) -> None:
+        episodes = self._play(seeds)
+        self.episode_statistics.update([float(e.rewards.sum()) for e in episodes], [len(e.rewards) for e in episodes])
+
+    def _play(self, seeds: Tensor) -> list[Trajectory]:
+        while len(self._evaluation_environments) < len(seeds):
+            self._evaluation_environments.append(self.environment.make_checked())
+        # A policy acts in its parameters' own precision, here as in `act` and in an exported file.
+        with torch.autocast(self.device.type, enabled=False):
+            return play(self._evaluation_environments, seeds.tolist(), self._greedy)
+
+    def _log_statistics(self, stage: str) -> None:
+        statistics = {f"{stage}/{name}": value.float() for name, value in self.episode_statistics.compute().items()}
+        self.episode_statistics.reset()
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            # A metric of this name is the loggers' axis; in `fit`, where checkpoints name their files after `step`,
+            # it must stay Lightning's.
+            self.log_dict({**statistics, "step": torch.tensor(float(self.environment_steps))})
+            return
+        self.log_dict(statistics, logger=False)
+        if not self.trainer.sanity_checking:
+            self._write({name: float(value) for name, value in statistics.items()})
+
+    # Updates: gradients are averaged over ranks, an optimizer's step is counted once an update.
+
+    def update_optimizers(self) -> list[Any]:
+        """The optimizers, of which the first alone advances ``trainer.global_step``."""
+        counted, raw = self.optimizers(), self.optimizers(use_pl_optimizer=False)
+        if isinstance(counted, LightningOptimizer):
+            return [counted]
+        assert isinstance(counted, list)
+        assert isinstance(raw, list)
+        return [counted[0], *raw[1:]]
+
+    def descend(self, optimizer: Any, gradients: Sequence[Tensor]) -> None:
+        """Averages the gradients over ranks and takes the optimizer's step.
+
+        Args:
+            optimizer: one of `update_optimizers`.
+            gradients: one for each of its parameters, in their order.
+        """
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for parameter, gradient in zip(parameters, average(gradients), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    def updates_left(self) -> int | None:
+        """How many updates ``max_steps`` still allows, if it is set."""
+        limit = self.trainer.max_steps
+        return None if limit == -1 else max(0, limit - self.trainer.global_step)
+
+    def step_schedules(self) -> None:
+        """One step of every learning-rate schedule that does not wait for an evaluation; called once an update."""
+        for scheduler in self._schedulers():
+            if not isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step()
+
+    def _schedulers(self) -> list[LRScheduler]:
+        schedulers = self.lr_schedulers()
+        if schedulers is None:
+            return []
+        return schedulers if isinstance(schedulers, list) else [schedulers]
+
+    # Logging and checkpoints.
+
+    def on_train_start(self) -> None:
+        """Takes back what was logged after the checkpoint from which training goes on."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.rewind(self.environment_steps)
+
+    def is_logging_step(self) -> bool:
+        """Whether the trainer logs this item: it costs time, so one in ``log_every_n_steps`` is logged."""
+        trainer: Any = self.trainer  # whose own annotations miss these two
+        every = trainer.log_every_n_steps
+        return bool(trainer.fast_dev_run) or (every > 0 and (self.trainer.fit_loop.total_batch_idx + 1) % every == 0)
+
+    def report(self, values: Mapping[str, float]) -> None:
+        """Gives values to callbacks, progress bar and loggers, with the training episodes that ended meanwhile."""
+        assert self.experience is not None
+        episodes = self.experience.collector.finished()
+        statistics = EpisodeStatistics()
+        if episodes:
+            statistics.update([e.episode_return for e in episodes], [e.length for e in episodes])
+            computed = statistics.compute()
+            values = {**values, **{f"train/{name}": float(computed[name]) for name in ("return", "length")}}
+        self.log_dict(dict(values), logger=False, batch_size=1)
+        self._write(values)
+
+    def _write(self, values: Mapping[str, float]) -> None:
+        """Gives values to the loggers, on the exact axis of environment steps, and once.
+
+        Through ``self.log`` they would be rounded to float32, and repeated in every row until the next value comes.
+        """
+        for logger in self.trainer.loggers:
+            logger.log_metrics(dict(values), step=self.environment_steps)
+            logger.save()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Best and last checkpoint, interruption and progress, each where the user has not brought their own."""
+        return default_callbacks(self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the format version, the environment, and (in a full checkpoint) the experience."""
+        checkpoint["lightning_rl"] = {
+            "format": CHECKPOINT_FORMAT,
+            "environment": self.environment.name,
+            "spaces": self._space_description(),
+            "environment_steps": self.environment_steps,
+        }
+        if "loops" in checkpoint and self.experience is not None:
+            checkpoint["experience"] = self.experience.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the checkpoint fits this module, and takes its experience over when training goes on.
+
+        Raises:
+            ValueError: the checkpoint has a newer format, other spaces, or (in ``fit``) another environment.
+        """
+        ours = checkpoint.get("lightning_rl")
+        if ours is None or ours["format"] > CHECKPOINT_FORMAT:
+            found = "no format version" if ours is None else f"format {ours['format']}"
+            raise ValueError(
+                f"the checkpoint has {found}, and this version of lightning_rl reads formats up to "
+                f"{CHECKPOINT_FORMAT}: use the version that wrote it."
+            )
+        if ours["spaces"] != self._space_description():
+            raise ValueError(
+                f"the checkpoint was trained on {ours['environment']} ({ours['spaces']}), and this module has "
+                f"{self.environment.name} ({self._space_description()}): give the module the checkpoint's environment."
+            )
+        self._environment_steps = ours["environment_steps"]
+        if self.experience is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if ours["environment"] != self.environment.name:
+            raise ValueError(
+                f"the checkpoint was trained on {ours['environment']}, and this module has {self.environment.name}: "
+                "training cannot go on in another environment. To start from its weights, build the module with "
+                "load_from_checkpoint and fit without ckpt_path."
+            )
+        self._environment_steps = 0
+        self.experience.load_state_dict(checkpoint["experience"])
+
+    def _space_description(self) -> str:
+        bounds = ""
+        if isinstance(self.action_space, Box):
+            bounds = f" in [{self.action_space.low.min():g}, {self.action_space.high.max():g}]"
+        return (
+            f"observations {self.observation_space.shape}, actions {type(self.action_space).__name__} "
+            f"{self.action_space.shape}{bounds}"
+        )
+
+    def _store_plain_hyperparameters(self) -> None:
+        """Turns the hyperparameters into plain values, from which ``load_from_checkpoint`` builds the module again.
+
+        Those that came from the command line are plain already.
+        """
+        if "_instantiator" in self.hparams:
+            return
+        values = {name: plain(value) for name, value in self.hparams.items()}
+        values["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        values["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+        self.hparams.clear()
+        self.save_hyperparameters(values)
+
+
+def _spaces(spec: EnvironmentSpec) -> tuple[Box, gym.Space[Any]]:
+    """The spaces of one environment, which is made and closed; refuses what cannot be learned in."""
+    environment = spec.make()
+    try:
+        if not isinstance(environment.observation_space, Box):
+            raise TypeError(unusable_observations(spec.name, environment.observation_space))
+        if time_limit(environment) is None:
+            raise ValueError(
+                f"{spec.name} sets no limit to its episodes' length, and an evaluation might never end: give "
+                "max_episode_steps (more than its longest episode, if every episode ends by itself)."
+            )
+        return environment.observation_space, environment.action_space
+    finally:
+        environment.close()

@@ -1,0 +1,324 @@
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_within
+from lightning_rl.algorithms.module import RLModule
+from lightning_rl.environments import Actions, TrainingSeeds
+from lightning_rl.experience import Collector, Noise, ReplayBuffer, ReplayExperience, Transition, Updates
+from lightning_rl.networks import DoubleCritic, GaussianNetwork, SquashedGaussianActor, track
+
+
+class CriticGradients(NamedTuple):
+    """What one batch says of the critics."""
+
+    gradients: Sequence[Tensor]
+    loss: Tensor
+    q: Tensor
+    """The mean of both critics' values over the batch."""
+
+
+class ActorGradients(NamedTuple):
+    """What one batch says of the actor."""
+
+    gradients: Sequence[Tensor]
+    loss: Tensor
+    log_prob: Tensor
+    """``[batch]``, of the actions that the actor takes now."""
+
+
+class SACModule(RLModule):
+    """Soft actor-critic (Haarnoja et al. 2018, arXiv 1801.01290 and 1812.05905) with twin critics.
+
+    Args:
+        env: an id registered with Gymnasium, a callable that makes an environment, or such a callable's import path.
+        env_kwargs: keyword arguments for the environment.
+        num_envs: environments stepped side by side, per rank.
+        backend: how training environments run: ``sync`` in this process, ``async`` in a process each. Evaluation
+            always runs in this process.
+        max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
+        hidden_sizes: widths of the hidden layers of actor and critics.
+        activation: the class of the activation after each hidden layer.
+        actor: a network of one's own, observation ``[batch, observation_size]`` to the mean and the logarithm of the
+            standard deviation of a Gaussian, both ``[batch, action_size]``; squashing and scaling are added to it.
+        critic: twin critics of one's own, observation ``[batch, observation_size]`` and action
+            ``[batch, action_size]`` in (-1, 1) to both values, ``[2, batch]``.
+        gamma: discount γ of the return.
+        tau: rate τ at which the target critics follow the critics, per update.
+        alpha: temperature α: the weight of the entropy, or ``auto`` to learn it.
+        target_entropy: the entropy that ``alpha="auto"`` aims at, in nats of normalised actions; ``auto`` is minus the
+            number of action dimensions.
+        batch_size: transitions a gradient update, per rank.
+        buffer_size: transitions that the replay buffer holds, per rank.
+        learning_starts: environment steps with uniformly random actions before the first update, per rank.
+        train_freq: environment steps a round, over the environments of one rank.
+        gradient_steps: updates after each round; -1 means as many as the round had steps.
+        noise_correlation: correlation ρ of successive exploration noise, in [0, 1); 0 is white noise.
+        actor_averaging: rate at which a second actor follows the actor, per update: it is then the one that is
+            validated, tested and exported, while the actor itself explores; 0 means none.
+        save_replay_buffer: whether checkpoints hold the replay buffer, which resuming exactly needs.
+        steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
+        eval_episodes: greedy episodes an evaluation, over all ranks.
+        optimizer: makes an optimizer from parameters, one each for critics, actor and temperature.
+        lr_scheduler: makes a learning-rate schedule from an optimizer; it is stepped once an update (a
+            ``ReduceLROnPlateau`` once an evaluation).
+
+    Raises:
+        ValueError: a number out of its range, or an environment that Gymnasium does not know.
+        TypeError: a space that SAC cannot learn in.
+    """
+
+    def __init__(
+        self,
+        env: str | Callable[..., gym.Env[Any, Any]] = "BipedalWalker-v3",
+        env_kwargs: dict[str, Any] | None = None,
+        num_envs: int = 16,
+        backend: Literal["sync", "async"] = "sync",
+        max_episode_steps: int | None = None,
+        hidden_sizes: Sequence[int] = (256, 256),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        actor: nn.Module | None = None,
+        critic: nn.Module | None = None,
+        gamma: float = 0.99,
+        tau: float = 0.005,
+        alpha: float | Literal["auto"] = "auto",
+        target_entropy: float | Literal["auto"] = "auto",
+        batch_size: int = 256,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 10_000,
+        train_freq: int = 16,
+        gradient_steps: int = 8,
+        noise_correlation: float = 0.9,
+        actor_averaging: float = 0.0,
+        save_replay_buffer: bool = True,
+        steps_per_epoch: int = 10_000,
+        eval_episodes: int = 10,
+        optimizer: Callable[[Any], Optimizer] = partial(Adam, lr=3e-4, fused=True),
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    ) -> None:
+        super().__init__(env, env_kwargs, num_envs, backend, max_episode_steps, steps_per_epoch, eval_episodes)
+        self.save_hyperparameters()
+        self._store_plain_hyperparameters()
+        action_space = _bounded(self.environment.name, self.action_space)
+        require_integer(1, batch_size=batch_size, buffer_size=buffer_size, train_freq=train_freq)
+        require_integer(0, learning_starts=learning_starts)
+        require_integer(-1, gradient_steps=gradient_steps)
+        require_within(0, 1, gamma=gamma, tau=tau, actor_averaging=actor_averaging)
+        require_within(0, 1, open_high=True, noise_correlation=noise_correlation)
+        require_multiple(
+            learning_starts=(learning_starts, "num_envs", num_envs),
+            train_freq=(train_freq, "num_envs", num_envs),
+            buffer_size=(buffer_size, "num_envs", num_envs),
+        )
+        if learning_starts > buffer_size:
+            raise ValueError(
+                f"learning_starts={learning_starts} is beyond buffer_size={buffer_size}: the buffer would never hold "
+                "enough for the first update."
+            )
+        self.gamma = gamma
+        self.tau = tau
+        self.batch_size = batch_size
+        self.buffer_size = buffer_size
+        self.learning_starts = learning_starts
+        self.train_freq = train_freq
+        self.gradient_steps = train_freq if gradient_steps == -1 else gradient_steps
+        self.noise_correlation = noise_correlation
+        self.actor_averaging = actor_averaging
+        self.save_replay_buffer = save_replay_buffer
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+        sizes = (int(np.prod(self.observation_space.shape)), int(np.prod(action_space.shape)))
+        self.observation_size, self.action_size = sizes
+        self.actor = SquashedGaussianActor(actor or GaussianNetwork(*sizes, hidden_sizes, activation), action_space)
+        self.critic = critic or DoubleCritic(*sizes, hidden_sizes, activation)
+        self.target_critic = deepcopy(self.critic).requires_grad_(False)
+        self.averaged_actor = deepcopy(self.actor).requires_grad_(False) if actor_averaging else None
+        self.learns_alpha = alpha == "auto"
+        if alpha != "auto":
+            require_within(0, float("inf"), alpha=alpha)
+        self.target_entropy = -float(self.action_size) if target_entropy == "auto" else target_entropy
+        initial_alpha = 1.0 if alpha == "auto" else float(alpha)
+        self.log_alpha = nn.Parameter(torch.tensor(initial_alpha).log(), requires_grad=self.learns_alpha)
+
+    # The update, in the order of the slides.
+
+    def training_step(self, updates: Updates, batch_idx: int) -> None:
+        """The gradient updates that follow one round of interaction."""
+        critic_optimizer, actor_optimizer, *alpha_optimizer = self.update_optimizers()
+        done: list[tuple[CriticGradients, ActorGradients]] = []
+        for batch, noise in self.each_update(updates):
+            critic = self.critic_gradients(batch, noise.next)
+            self.descend(critic_optimizer, critic.gradients)
+            actor = self.actor_gradients(batch, noise.actor)
+            self.descend(actor_optimizer, actor.gradients)
+            for optimizer in alpha_optimizer:
+                self.descend(optimizer, self.alpha_gradients(actor.log_prob))
+            track(self.target_critic, self.critic, self.tau)
+            if self.averaged_actor is not None:
+                track(self.averaged_actor, self.actor, self.actor_averaging)
+            self.step_schedules()
+            done.append((critic, actor))
+        if self.is_logging_step():
+            self.report(self.summary(done))
+
+    def critic_gradients(self, batch: Transition, noise: Tensor) -> CriticGradients:
+        """∇θ of Σᵢ mean (Qᵢ(s, a) − y)², with y = r + γ (1 − terminated) (minᵢ Qᵢ⁻(s', a') − α log π(a'|s')).
+
+        Haarnoja et al. 2018 (1812.05905), eq. 5–6, with the minimum of two target critics (its section 4.2). The next
+        action a' comes from the current actor.
+
+        Args:
+            batch: ``[batch, …]``.
+            noise: ``[batch, action_size]``, of the next action.
+        """
+        with torch.no_grad():
+            next_action, next_log_prob = self.actor.rsample(batch.next_observation, noise)
+            next_q = self.target_critic(batch.next_observation, next_action).amin(0)
+            next_value = next_q - self.alpha * next_log_prob
+            target = batch.reward + self.gamma * ~batch.terminated * next_value
+        q = self.critic(batch.observation, batch.action)
+        loss = (q - target).square().mean(-1).sum()
+        gradients = torch.autograd.grad(loss, list(self.critic.parameters()))
+        return CriticGradients(gradients, loss.detach(), q.detach().mean())
+
+    def actor_gradients(self, batch: Transition, noise: Tensor) -> ActorGradients:
+        """∇φ of mean α log π(f(ε, s)|s) − minᵢ Qᵢ(s, f(ε, s)), with respect to the actor alone: the critic is frozen.
+
+        Haarnoja et al. 2018 (1812.05905), eq. 9.
+
+        Args:
+            batch: ``[batch, …]``.
+            noise: ε, ``[batch, action_size]``.
+        """
+        action, log_prob = self.actor.rsample(batch.observation, noise)
+        q = self.critic(batch.observation, action).amin(0)
+        loss = (self.alpha * log_prob - q).mean()
+        gradients = torch.autograd.grad(loss, list(self.actor.parameters()))
+        return ActorGradients(gradients, loss.detach(), log_prob.detach())
+
+    def alpha_gradients(self, log_prob: Tensor) -> Sequence[Tensor]:
+        """∇ of mean −α (log π + target entropy) with respect to log α (1812.05905, eq. 18).
+
+        Args:
+            log_prob: ``[batch]``, of the actions that the actor takes now.
+        """
+        loss = -(self.log_alpha.exp() * (log_prob + self.target_entropy)).mean()
+        return torch.autograd.grad(loss, [self.log_alpha])
+
+    @property
+    def alpha(self) -> Tensor:
+        """The temperature α, a constant of the critics' and the actor's losses."""
+        return self.log_alpha.detach().exp()
+
+    def each_update(self, updates: Updates) -> Iterator[tuple[Transition, Noise]]:
+        """The minibatches of an item one by one, no more of them than ``max_steps`` allows."""
+        count = len(updates.batch.reward)
+        left = self.updates_left()
+        for index in range(count if left is None else min(count, left)):
+            yield (
+                Transition(*(field[index] for field in updates.batch)),
+                Noise(*(field[index] for field in updates.noise)),
+            )
+
+    def summary(self, done: Sequence[tuple[CriticGradients, ActorGradients]]) -> dict[str, float]:
+        """What is logged of an item's updates: their means, and the temperature after the last one."""
+        if not done:
+            return {}
+
+        def mean(values: Sequence[Tensor]) -> float:
+            return float(torch.stack([value.float().mean() for value in values]).mean())
+
+        return {
+            "sac/critic_loss": mean([critic.loss for critic, _ in done]),
+            "sac/actor_loss": mean([actor.loss for _, actor in done]),
+            "sac/q": mean([critic.q for critic, _ in done]),
+            "sac/alpha": float(self.alpha),
+            "sac/entropy": -mean([actor.log_prob for _, actor in done]),
+        }
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer each for the critics, the actor and, where it is learned, the temperature."""
+        learned = [list(self.critic.parameters()), list(self.actor.parameters())]
+        if self.learns_alpha:
+            learned.append([self.log_alpha])
+        optimizers = [self.optimizer(parameters) for parameters in learned]
+        if self.lr_scheduler is None:
+            return optimizers
+        return optimizers, [self.lr_scheduler(optimizer) for optimizer in optimizers]
+
+    # Acting.
+
+    def greedy_action(self, observation: Tensor) -> Tensor:
+        """The mode of the averaged actor, if there is one, or of the actor, in the environment's units."""
+        action: Tensor = (self.averaged_actor or self.actor)(observation)
+        return action
+
+    def sampled_action(self, observation: Tensor) -> Tensor:
+        """An action sampled from the actor, in the environment's units."""
+        noise = torch.randn(len(observation), self.action_size, dtype=self.parameter_dtype, device=self.device)
+        return self.actor.to_environment(self.actor.explore(observation, noise))
+
+    @torch.no_grad()
+    def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """Normalised training actions; tensors live on the CPU, where the environments are."""
+        action = self.actor.explore(*(t.to(self.device, self.parameter_dtype) for t in (observation, noise)))
+        return action.to("cpu", torch.float32)
+
+    @torch.no_grad()
+    def environment_units(self, action: Tensor) -> Actions:
+        """Normalised actions as the environments take them."""
+        return self._environment_actions(self.actor.to_environment(action.to(self.device, self.parameter_dtype)))
+
+    # The experience.
+
+    def make_experience(self, run_seed: int) -> ReplayExperience:
+        """An empty replay buffer before environments that have not been stepped."""
+        collector = Collector(self.make_environments, TrainingSeeds(run_seed, self.global_rank), self.num_envs)
+        return ReplayExperience(
+            collector,
+            ReplayBuffer(self.buffer_size, self.num_envs, self.observation_size, self.action_size),
+            self.explore,
+            self.environment_units,
+            batch_size=self.batch_size,
+            learning_starts=self.learning_starts,
+            train_freq=self.train_freq,
+            gradient_steps=self.gradient_steps,
+            noise_correlation=self.noise_correlation,
+            run_seed=run_seed,
+            rank=self.global_rank,
+            keep_buffer=self.save_replay_buffer,
+        )
+
+
+def _bounded(name: str, space: gym.Space[Any]) -> Box:
+    """The action space, if SAC can act in it.
+
+    Raises:
+        TypeError: it is discrete, or no ``Box``.
+        ValueError: it is unbounded.
+    """
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        raise TypeError(
+            f"{name} has the action space {space}, and SAC needs a bounded Box: use TRPO for discrete actions."
+        )
+    if not isinstance(space, Box):
+        raise TypeError(
+            f"{name} has the action space {type(space).__name__}, and SAC needs a bounded Box: wrap the environment "
+            "so that an action is one vector."
+        )
+    if not space.is_bounded():
+        raise ValueError(
+            f"{name} has unbounded actions ({space}), and SAC squashes actions into bounds: wrap the environment in "
+            "gymnasium.wrappers.RescaleAction or ClipAction with bounds of your choice, or use TRPO."
+        )
+    return space

@@ -1,0 +1,54 @@
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import RichProgressBar
+
+from lightning_rl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, ModelCheckpoint
+from lightning_rl.callbacks.interruption import Interrupted, Interruption
+from lightning_rl.callbacks.progress import RLProgressBar
+from lightning_rl.callbacks.trajectories import TrajectoryWriter
+
+__all__ = [
+    "BestCheckpoint",
+    "Interrupted",
+    "Interruption",
+    "LastCheckpoint",
+    "ModelCheckpoint",
+    "RLProgressBar",
+    "TrajectoryWriter",
+    "default_callbacks",
+]
+
+
+def default_callbacks(trainer: Trainer) -> list[Callback]:
+    """What a bare ``Trainer()`` lacks: best and last checkpoint, interruption, progress.
+
+    Lightning's own defaults make room for them; whatever the user brought stays, and is not doubled.
+    """
+    added: list[Callback] = []
+    checkpoints = trainer.checkpoint_callbacks
+    if [type(callback) for callback in checkpoints] == [lightning_callbacks.ModelCheckpoint]:
+        if _is_default(checkpoints[0]):
+            trainer.callbacks.remove(checkpoints[0])  # type: ignore[attr-defined]
+            added.append(BestCheckpoint())
+    keeps_last = any(isinstance(c, LastCheckpoint) or getattr(c, "save_last", False) for c in checkpoints)
+    if checkpoints and not keeps_last:
+        added.append(LastCheckpoint())
+    if trainer.progress_bar_callback is not None and type(trainer.progress_bar_callback) is RichProgressBar:
+        trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
+        added.append(RLProgressBar())
+    if not any(isinstance(callback, Interruption) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        added.append(Interruption())
+    return added
+
+
+def _is_default(callback: Callback) -> bool:
+    """Whether this is the ModelCheckpoint that a Trainer adds by itself."""
+    return (
+        isinstance(callback, lightning_callbacks.ModelCheckpoint)
+        and callback.monitor is None
+        and callback.dirpath is None
+        and callback.filename is None
+        and not callback.save_last
+        and callback.save_top_k == 1
+        and callback.every_n_epochs == 1
+    )

@@ -1,0 +1,95 @@
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_rl.callbacks.interruption import Interrupted
+
+
+class ModelCheckpoint(lightning_callbacks.ModelCheckpoint):
+    """Lightning's ModelCheckpoint, whose ``every_n_train_steps`` fires when the number is crossed.
+
+    One item carries several updates. Lightning's own fires only where an item happens to end on a multiple.
+    """
+
+    _crossed = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to count where training begins or goes on."""
+        super().on_train_start(trainer, pl_module)
+        self._crossed = trainer.global_step // self._every_n_train_steps if self._every_n_train_steps else 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if this item crossed a multiple; an epoch's last item leaves it to the epoch's end."""
+        if not trainer.is_last_batch:
+            self._save_if_crossed(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves as Lightning does, and what the epoch's last item crossed."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._save_if_crossed(trainer)
+
+    def _save_if_crossed(self, trainer: Trainer) -> None:
+        every = self._every_n_train_steps
+        if not every or trainer.global_step // every == self._crossed:
+            return
+        self._crossed = trainer.global_step // every
+        if not self._should_skip_saving_checkpoint(trainer):
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt`: the checkpoint with the highest mean return in validation.
+
+    Args:
+        monitor: the metric, the higher the better.
+        filename: without its extension.
+    """
+
+    def __init__(self, monitor: str = "val/return", filename: str = "best") -> None:
+        super().__init__(monitor=monitor, mode="max", filename=filename, enable_version_counter=False)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`: written after every epoch (of pure warm-up, too), at the end, and at an interruption."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves after the epoch's evaluation."""
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves if the run was asked to leave, which it does at an item's end; a failure leaves the file alone."""
+        if isinstance(exception, Interrupted):
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
+
+
+def checkpoint_folder(trainer: Trainer) -> Path:
+    """Where this run's checkpoints are: beside the best one, or else in the folder of its logs."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, lightning_callbacks.ModelCheckpoint) and callback.dirpath is not None:
+            return Path(callback.dirpath)
+    return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+
+
+def warn_of_uncrossed(trainer: Trainer, updates_per_item: int) -> None:
+    """Says which of the user's checkpoints would fire late, and what to use."""
+    for callback in trainer.checkpoint_callbacks:
+        if type(callback) is lightning_callbacks.ModelCheckpoint:
+            every = callback._every_n_train_steps
+            if every and updates_per_item and every % updates_per_item:
+                rank_zero_warn(
+                    f"ModelCheckpoint(every_n_train_steps={every}) saves only where an item of {updates_per_item} "
+                    "updates ends on a multiple: use lightning_rl.callbacks.ModelCheckpoint, which saves whenever one "
+                    "is crossed."
+                )

@@ -1,0 +1,31 @@
+from lightning_rl.environments.arrays import Actions, Array, Mask
+from lightning_rl.environments.gymnasium import GymnasiumEnvironments
+from lightning_rl.environments.seeds import (
+    TEST_SEEDS,
+    TRAINING_SEEDS,
+    VALIDATION_SEEDS,
+    Purpose,
+    TrainingSeeds,
+    generator,
+)
+from lightning_rl.environments.single import CheckedEnvironment, EnvironmentSpec, FaultyEnvironmentError, time_limit
+from lightning_rl.environments.vector import Step, VectorEnvironment
+
+__all__ = [
+    "TEST_SEEDS",
+    "TRAINING_SEEDS",
+    "VALIDATION_SEEDS",
+    "Actions",
+    "Array",
+    "CheckedEnvironment",
+    "EnvironmentSpec",
+    "FaultyEnvironmentError",
+    "GymnasiumEnvironments",
+    "Mask",
+    "Purpose",
+    "Step",
+    "TrainingSeeds",
+    "VectorEnvironment",
+    "generator",
+    "time_limit",
+]

@@ -1,0 +1,60 @@
+"""What every backend of vectorised environments offers."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+
+from lightning_rl.environments.arrays import Actions, Array, Mask
+
+
+class Step(NamedTuple):
+    """What one step of all environments returned.
+
+    After an episode's end `observation` is the episode's true last one: nothing is reset behind the scenes.
+    """
+
+    observation: Array
+    """``[num_envs, observation_size]``."""
+    reward: Array
+    """``[num_envs]``."""
+    terminated: Mask
+    """``[num_envs]``: the decision process ended, there is no value beyond."""
+    truncated: Mask
+    """``[num_envs]``: a time limit cut the episode, the value beyond is bootstrapped."""
+
+
+class VectorEnvironment(Protocol):
+    """Several environments of one kind, stepped together and reset only when asked."""
+
+    num_envs: int
+    observation_space: gym.Space[Any]
+    """Of one environment, flattened."""
+    action_space: gym.Space[Any]
+    """Of one environment."""
+    takes_seeds: bool
+    """Whether `reset` begins the episode that the seed names, so that a seed and its actions bring an episode back."""
+
+    def reset(self, seeds: Sequence[int], mask: Mask) -> Array:
+        """Begins an episode where the mask is true.
+
+        Args:
+            seeds: one an environment; those where the mask is false are not read.
+            mask: ``[num_envs]``.
+
+        Returns:
+            ``[num_envs, observation_size]``, the present observation of every environment.
+        """
+        ...
+
+    def step(self, actions: Actions) -> Step:
+        """Steps every environment.
+
+        Args:
+            actions: ``[num_envs, *action_shape]``, in the environment's units.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends the environments and their processes."""
+        ...

@@ -1,0 +1,342 @@
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_rl.environments import Actions, Array, Mask, Purpose, generator
+from lightning_rl.experience.collector import Collector
+
+
+class Transition(NamedTuple):
+    """Steps of a Markov decision process; any leading dimensions, the same for all."""
+
+    observation: Tensor
+    """``[…, observation_size]``."""
+    action: Tensor
+    """``[…, action_size]``, normalised to (−1, 1)."""
+    reward: Tensor
+    """``[…]``."""
+    next_observation: Tensor
+    """``[…, observation_size]``: at an episode's end its true last observation."""
+    terminated: Tensor
+    """``[…]``, bool: true where no value lies beyond; a time limit is no termination."""
+
+
+class Noise(NamedTuple):
+    """Standard normal numbers for one update, drawn outside of it."""
+
+    next: Tensor
+    """``[…, batch, action_size]``: for the next action in the critic's target."""
+    actor: Tensor
+    """``[…, batch, action_size]``: for the actor's own action."""
+
+
+class Updates(NamedTuple):
+    """The gradient updates that follow one round of interaction; none in the warm-up."""
+
+    batch: Transition
+    """``[updates, batch, …]``."""
+    noise: Noise
+    """``[updates, batch, …]``."""
+
+
+class ReplayBuffer:
+    """The most recent transitions of several environments, each observation stored once.
+
+    A ring of rows, one column an environment. A transition's next observation is the next row's observation; where an
+    episode ended it lies in a store of last observations instead, which no transition starts from.
+
+    Args:
+        capacity: transitions, over all environments.
+        num_envs: columns; divides the capacity.
+        observation_size: numbers an observation.
+        action_size: numbers an action.
+    """
+
+    def __init__(self, capacity: int, num_envs: int, observation_size: int, action_size: int) -> None:
+        rows = capacity // num_envs + 1  # the row being written holds the present observation, and no transition yet
+        self.num_envs = num_envs
+        self.observation = torch.zeros(rows, num_envs, observation_size)
+        self.action = torch.zeros(rows, num_envs, action_size)
+        self.reward = torch.zeros(rows, num_envs)
+        self.terminated = torch.zeros(rows, num_envs, dtype=torch.bool)
+        # The number of the last observation that ended this transition's episode, counted over the run; −1 if none did.
+        self.ending = torch.full((rows, num_envs), -1, dtype=torch.int32)
+        self.last_observation = torch.zeros(num_envs, observation_size)
+        self._endings_begin = 0  # numbers below were forgotten with their transitions
+        self._endings_end = 0
+        self._head = 0
+        self._filled = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the ring."""
+        return self.reward.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Transitions held."""
+        return self._filled * self.num_envs
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self._rings().values()) + self.last_observation.nbytes
+
+    def add(
+        self, observation: Array, action: Tensor, reward: Array, next_observation: Array, terminated: Mask, ended: Mask
+    ) -> None:
+        """Appends one transition of every environment, forgetting the oldest ones if the buffer is full.
+
+        Args:
+            observation: ``[num_envs, observation_size]``.
+            action: ``[num_envs, action_size]``, normalised.
+            reward: ``[num_envs]``.
+            next_observation: ``[num_envs, observation_size]``, an ended episode's true last one.
+            terminated: ``[num_envs]``.
+            ended: ``[num_envs]``: terminated or truncated, so that the next transition starts elsewhere.
+        """
+        row, following = self._head, (self._head + 1) % self.rows
+        if self._filled == self.rows - 1:  # the following row holds the oldest transitions
+            self._endings_begin += int((self.ending[following] >= 0).sum())
+            self._filled -= 1
+        self.observation[row] = torch.from_numpy(observation)
+        self.action[row] = action
+        self.reward[row] = torch.from_numpy(reward)
+        self.terminated[row] = torch.from_numpy(terminated)
+        self.ending[row] = -1
+        self.observation[following] = torch.from_numpy(next_observation)
+        self._head = following
+        self._filled += 1
+        self.cut(ended)
+
+    def cut(self, ended: Mask) -> None:
+        """Ends the episodes at their newest transition, whose next observation is put aside.
+
+        Args:
+            ended: ``[num_envs]``.
+        """
+        if self._filled == 0 or not ended.any():
+            return
+        where = torch.from_numpy(np.flatnonzero(ended))
+        numbers = torch.arange(self._endings_end, self._endings_end + len(where))
+        self._make_room(len(where))
+        self.last_observation[numbers % len(self.last_observation)] = self.observation[self._head, where]
+        self.ending[self._head - 1, where] = numbers.to(torch.int32)
+        self._endings_end += len(where)
+
+    def sample(self, updates: int, batch_size: int, random: torch.Generator) -> Transition:
+        """Draws transitions uniformly and independently.
+
+        Returns:
+            ``[updates, batch_size, …]``.
+        """
+        drawn = torch.randint(self.size, (updates * batch_size,), generator=random)
+        row = (self._head - self._filled + drawn // self.num_envs) % self.rows
+        column = drawn % self.num_envs
+        start = row * self.num_envs + column
+        following = (row + 1) % self.rows * self.num_envs + column
+        next_observation = self.observation.flatten(0, 1)[following]
+        ending = self.ending.flatten()[start]
+        (ended,) = torch.where(ending >= 0)
+        next_observation[ended] = self.last_observation[ending[ended].long() % len(self.last_observation)]
+        shape = (updates, batch_size)
+        return Transition(
+            observation=self.observation.flatten(0, 1)[start].unflatten(0, shape),
+            action=self.action.flatten(0, 1)[start].unflatten(0, shape),
+            reward=self.reward.flatten()[start].unflatten(0, shape),
+            next_observation=next_observation.unflatten(0, shape),
+            terminated=self.terminated.flatten()[start].unflatten(0, shape),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows in use and the positions, as tensors and plain values."""
+        used = self._rows_used()
+        return {
+            **{name: array[:used].clone() for name, array in self._rings().items()},
+            "last_observation": self.last_observation.clone(),
+            "endings": [self._endings_begin, self._endings_end],
+            "head": self._head,
+            "filled": self._filled,
+            "rows": self.rows,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a buffer of the same size.
+
+        Raises:
+            ValueError: the checkpoint's buffer has another size.
+        """
+        if state["rows"] != self.rows:
+            theirs, ours = ((rows - 1) * self.num_envs for rows in (state["rows"], self.rows))
+            raise ValueError(
+                f"the checkpoint's replay buffer has buffer_size={theirs} and this module {ours}: resume with "
+                f"buffer_size={theirs}."
+            )
+        self._head, self._filled = state["head"], state["filled"]
+        self._endings_begin, self._endings_end = state["endings"]
+        self.last_observation = state["last_observation"].clone()
+        for name, array in self._rings().items():
+            array[: len(state[name])] = state[name]
+
+    def _rings(self) -> dict[str, Tensor]:
+        names = ("observation", "action", "reward", "terminated", "ending")
+        return {name: getattr(self, name) for name in names}
+
+    def _rows_used(self) -> int:
+        return self.rows if self._filled == self.rows - 1 else self._head + 1
+
+    def _make_room(self, count: int) -> None:
+        """Doubles the store of last observations until `count` more fit."""
+        held = torch.arange(self._endings_begin, self._endings_end)
+        old = self.last_observation
+        room = len(old)
+        while room < len(held) + count:
+            room *= 2
+        if room > len(old):
+            self.last_observation = torch.zeros(room, old.shape[1])
+            self.last_observation[held % room] = old[held % len(old)]
+
+
+class ExplorationNoise:
+    """Standard normal noise correlated in time: ε_t = ρ ε_{t−1} + √(1 − ρ²) n_t.
+
+    At an episode's first step ε is drawn afresh. Each ε_t is standard normal by itself, so that the policy's marginal
+    is unchanged; only successive steps resemble each other (Eberhard et al. 2023, "Pink noise is all you need").
+
+    Args:
+        correlation: ρ in [0, 1); 0 gives white noise.
+        num_envs: environments.
+        action_size: numbers an action.
+    """
+
+    def __init__(self, correlation: float, num_envs: int, action_size: int) -> None:
+        self.correlation = correlation
+        self.value = torch.zeros(num_envs, action_size)
+
+    def draw(self, first: Mask, random: torch.Generator) -> Tensor:
+        """The next ε, ``[num_envs, action_size]``.
+
+        Args:
+            first: ``[num_envs]``: true at an episode's first step.
+            random: where n_t comes from.
+        """
+        white = torch.randn(self.value.shape, generator=random)
+        coloured = self.correlation * self.value + (1 - self.correlation**2) ** 0.5 * white
+        self.value = torch.where(torch.from_numpy(first)[:, None], white, coloured)
+        return self.value
+
+
+class ReplayExperience:
+    """What SAC has lived through, and the rounds in which it goes on.
+
+    Args:
+        collector: steps the environments.
+        buffer: keeps the transitions.
+        act: observation ``[num_envs, observation_size]`` and noise ``[num_envs, action_size]`` to normalised actions.
+        to_environment: normalised actions to the environment's units.
+        batch_size: transitions a gradient update.
+        learning_starts: steps with uniformly random actions, and transitions needed before the first update.
+        train_freq: environment steps a round, over all environments.
+        gradient_steps: updates a round.
+        noise_correlation: ρ of the exploration noise.
+        run_seed: of the whole run.
+        rank: of this process.
+        keep_buffer: whether the transitions are part of the state.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        buffer: ReplayBuffer,
+        act: Callable[[Tensor, Tensor], Tensor],
+        to_environment: Callable[[Tensor], Actions],
+        *,
+        batch_size: int,
+        learning_starts: int,
+        train_freq: int,
+        gradient_steps: int,
+        noise_correlation: float,
+        run_seed: int,
+        rank: int,
+        keep_buffer: bool = True,
+    ) -> None:
+        self.collector = collector
+        self.buffer = buffer
+        self.batch_size = batch_size
+        self.learning_starts = learning_starts
+        self.steps_per_round = train_freq
+        self.gradient_steps = gradient_steps
+        self.keep_buffer = keep_buffer
+        self._act = act
+        self._to_environment = to_environment
+        self._noise = ExplorationNoise(noise_correlation, buffer.num_envs, buffer.action.shape[-1])
+        self._random = {
+            purpose: generator(run_seed, rank, purpose)
+            for purpose in (Purpose.EXPLORATION, Purpose.REPLAY, Purpose.UPDATE)
+        }
+
+    def round(self) -> Updates:
+        """Takes `train_freq` environment steps, then draws the minibatches and the noise of the updates to follow."""
+        self.buffer.cut(self.collector.open())
+        for _ in range(self.steps_per_round // self.collector.num_envs):
+            self._step()
+        ready = self.buffer.size >= max(self.learning_starts, 1)
+        updates = self.gradient_steps if ready else 0
+        shape = (updates, self.batch_size, self.buffer.action.shape[-1])
+        random = self._random[Purpose.UPDATE]
+        noise = Noise(torch.randn(shape, generator=random), torch.randn(shape, generator=random))
+        if not ready:
+            return Updates(self._nothing(), noise)
+        return Updates(self.buffer.sample(updates, self.batch_size, self._random[Purpose.REPLAY]), noise)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that going on exactly needs, as tensors and plain values."""
+        return {
+            "collector": self.collector.state_dict(),
+            "buffer": self.buffer.state_dict() if self.keep_buffer else None,
+            "noise": self._noise.value.clone(),
+            "random": {purpose.name: random.get_state() for purpose, random in self._random.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where `state_dict` was called.
+
+        Raises:
+            ValueError: the buffer or the number of environments has another size.
+        """
+        if state["buffer"] is not None:
+            self.buffer.load_state_dict(state["buffer"])
+        else:
+            rank_zero_warn(
+                "The checkpoint holds no replay buffer (it was trained with save_replay_buffer=False): "
+                f"{self.learning_starts} transitions are collected with its policy before updates go on."
+            )
+        self.collector.load_state_dict(state["collector"])
+        self._noise.value = state["noise"].clone()
+        for purpose, random in self._random.items():
+            random.set_state(state["random"][purpose.name])
+
+    def _step(self) -> None:
+        observation, first = self.collector.observation, self.collector.lengths == 0
+        random = self._random[Purpose.EXPLORATION]
+        if self.collector.steps < self.learning_starts:
+            action = 2 * torch.rand(self._noise.value.shape, generator=random) - 1
+        else:
+            action = self._act(torch.from_numpy(observation), self._noise.draw(first, random))
+        step = self.collector.step(self._to_environment(action))
+        ended = step.terminated | step.truncated
+        self.buffer.add(observation, action, step.reward, step.observation, step.terminated, ended)
+
+    def _nothing(self) -> Transition:
+        shape = (0, self.batch_size)
+        return Transition(
+            observation=torch.zeros(*shape, self.buffer.observation.shape[-1]),
+            action=torch.zeros(*shape, self.buffer.action.shape[-1]),
+            reward=torch.zeros(shape),
+            next_observation=torch.zeros(*shape, self.buffer.observation.shape[-1]),
+            terminated=torch.zeros(shape, dtype=torch.bool),
+        )
