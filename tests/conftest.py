@@ -56,3 +56,9 @@ def quiet_trainer() -> Callable[..., Trainer]:
         return Trainer(**{**quiet, **overrides})
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line's tests pass arguments; pytest's own are not meant."""
+    monkeypatch.setattr("sys.argv", ["lightning-rl"])

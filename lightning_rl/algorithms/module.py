@@ -1,3 +1,4 @@
+import inspect
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +76,7 @@ class RLModule(LightningModule):
 
     def __init__(
         self,
-        env: str | Callable[..., gym.Env[Any, Any]],
+        env: str | Callable[..., Any],
         env_kwargs: Mapping[str, Any] | None,
         num_envs: int,
         backend: Literal["sync", "async"],
@@ -177,7 +178,16 @@ class RLModule(LightningModule):
         return GymnasiumEnvironments(self.environment, self.num_envs, self.backend)
 
     def setup(self, stage: str) -> None:
-        """Makes the experience when training begins; a second ``fit`` goes on with it."""
+        """Makes the experience when training begins; a second ``fit`` goes on with it.
+
+        Raises:
+            ValueError: the precision is one whose loss scaling the update would bypass.
+        """
+        if self.trainer.precision == "16-mixed":
+            raise ValueError(
+                "precision='16-mixed' scales losses, which gradients taken by hand would not undo: bf16-mixed was "
+                "expected, which has float32's range and needs no scaling."
+            )
         if stage == "fit" and self.experience is None:
             self.experience = self.make_experience(self._run_seed())
             self._environment_steps = 0
@@ -409,7 +419,13 @@ class RLModule(LightningModule):
         """
         if "_instantiator" in self.hparams:
             return
-        values = {name: plain(value) for name, value in self.hparams.items()}
+        defaults = inspect.signature(type(self).__init__).parameters
+        values = {
+            name: plain(value)
+            for name, value in self.hparams.items()
+            # A default that is a lambda has no import path, and needs none.
+            if not (callable(value) and name in defaults and value is defaults[name].default)
+        }
         values["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         values["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
         self.hparams.clear()

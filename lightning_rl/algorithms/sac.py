@@ -1,6 +1,5 @@
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
@@ -79,13 +78,13 @@ class SACModule(RLModule):
 
     def __init__(
         self,
-        env: str | Callable[..., gym.Env[Any, Any]] = "BipedalWalker-v3",
+        env: str | Callable[..., Any] = "BipedalWalker-v3",
         env_kwargs: dict[str, Any] | None = None,
         num_envs: int = 16,
         backend: Literal["sync", "async"] = "sync",
         max_episode_steps: int | None = None,
         hidden_sizes: Sequence[int] = (256, 256),
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = nn.ReLU,
         actor: nn.Module | None = None,
         critic: nn.Module | None = None,
         gamma: float = 0.99,
@@ -102,7 +101,7 @@ class SACModule(RLModule):
         save_replay_buffer: bool = True,
         steps_per_epoch: int = 10_000,
         eval_episodes: int = 10,
-        optimizer: Callable[[Any], Optimizer] = partial(Adam, lr=3e-4, fused=True),
+        optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=3e-4, fused=True),
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__(env, env_kwargs, num_envs, backend, max_episode_steps, steps_per_epoch, eval_episodes)

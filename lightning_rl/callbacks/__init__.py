@@ -26,10 +26,9 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     """
     added: list[Callback] = []
     checkpoints = trainer.checkpoint_callbacks
-    if [type(callback) for callback in checkpoints] == [lightning_callbacks.ModelCheckpoint]:
-        if _is_default(checkpoints[0]):
-            trainer.callbacks.remove(checkpoints[0])  # type: ignore[attr-defined]
-            added.append(BestCheckpoint())
+    if len(checkpoints) == 1 and _is_default(checkpoints[0]):
+        trainer.callbacks.remove(checkpoints[0])  # type: ignore[attr-defined]
+        added.append(BestCheckpoint())
     keeps_last = any(isinstance(c, LastCheckpoint) or getattr(c, "save_last", False) for c in checkpoints)
     if checkpoints and not keeps_last:
         added.append(LastCheckpoint())
@@ -44,7 +43,7 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
 def _is_default(callback: Callback) -> bool:
     """Whether this is the ModelCheckpoint that a Trainer adds by itself."""
     return (
-        isinstance(callback, lightning_callbacks.ModelCheckpoint)
+        type(callback) is lightning_callbacks.ModelCheckpoint
         and callback.monitor is None
         and callback.dirpath is None
         and callback.filename is None

@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,21 @@ class ModelCheckpoint(lightning_callbacks.ModelCheckpoint):
     """
 
     _crossed = 0
+    _stage: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds the folder; that it has checkpoints is no news in a run that goes on."""
+        self._stage = stage
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over which checkpoint was best; that a test writes elsewhere than training did is no news."""
+        with warnings.catch_warnings():
+            if self._stage != "fit":
+                warnings.filterwarnings("ignore", message="The dirpath has changed")
+            super().load_state_dict(state_dict)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to count where training begins or goes on."""
@@ -55,6 +71,11 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self, monitor: str = "val/return", filename: str = "best") -> None:
         super().__init__(monitor=monitor, mode="max", filename=filename, enable_version_counter=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves if there was an evaluation; ``max_steps`` may end a run before its first."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class LastCheckpoint(Checkpoint):

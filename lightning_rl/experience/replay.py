@@ -308,6 +308,7 @@ class ReplayExperience:
         Raises:
             ValueError: the buffer or the number of environments has another size.
         """
+        self.collector.load_state_dict(state["collector"])
         if state["buffer"] is not None:
             self.buffer.load_state_dict(state["buffer"])
         else:
@@ -315,7 +316,6 @@ class ReplayExperience:
                 "The checkpoint holds no replay buffer (it was trained with save_replay_buffer=False): "
                 f"{self.learning_starts} transitions are collected with its policy before updates go on."
             )
-        self.collector.load_state_dict(state["collector"])
         self._noise.value = state["noise"].clone()
         for purpose, random in self._random.items():
             random.set_state(state["random"][purpose.name])

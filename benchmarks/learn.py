@@ -1,0 +1,50 @@
+"""Trains a configuration with several seeds, one after another, and reports each run.
+
+    python benchmarks/learn.py configs/sac/pendulum.yaml results/sac-pendulum --seeds 0 1 2
+
+Each seed's report (see report_run.py) goes into a folder of its own; `summary.json` holds the test returns and the
+minutes from the process's start to its end, evaluations included.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def train(config: Path, seed: int, folder: str) -> float:
+    """One run, in a process of its own as a user would start it; returns its minutes."""
+    command = [sys.executable, "-m", "lightning_rl", "fit", "--config", str(config), "--seed_everything", str(seed)]
+    begun = time.perf_counter()
+    subprocess.run([*command, "--trainer.enable_progress_bar", "false"], cwd=folder, check=True)
+    return (time.perf_counter() - begun) / 60
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("output", type=Path, help="folder of the results")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    summary = []
+    for seed in arguments.seeds:
+        output = arguments.output / f"seed-{seed}"
+        with tempfile.TemporaryDirectory() as folder:
+            minutes = train(arguments.config.resolve(), seed, folder)
+            run = Path(folder) / "lightning_logs" / "version_0"
+            subprocess.run([sys.executable, str(HERE / "report_run.py"), str(run), str(output)], check=True)
+        result = json.loads((output / "result.json").read_text())
+        tests = {name: result[name]["evaluated"] for name in ("best", "last")}
+        summary.append({"seed": seed, "minutes": round(minutes, 1), **tests})
+        (arguments.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(json.dumps(summary, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lightning_rl.moments import Normalizer
+from lightning_rl.networks.mlp import mlp
+
+Bound = NDArray[np.float64]
+
+
+class Policy(nn.Module, ABC):
+    """A distribution of actions for every observation, as a trust region needs it.
+
+    ``policy(observation)`` gives the distribution's parameters, ``[…, P]``; everything else is a function of them. All
+    numbers of one distribution lie in one vector, so that its Fisher matrix is one matrix.
+
+    Args:
+        observation_size: numbers an observation.
+        parameter_size: numbers that the network has to give.
+        hidden_sizes: widths of the hidden layers.
+        activation: makes the activation after each of them.
+        normalize_observations: whether the policy holds a `Normalizer` and looks through it.
+    """
+
+    action_size: int
+    """Numbers an action."""
+    noise_size: int
+    """Random numbers that sampling an action takes."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        parameter_size: int,
+        hidden_sizes: Sequence[int],
+        activation: Callable[[], nn.Module],
+        normalize_observations: bool,
+    ) -> None:
+        super().__init__()
+        self.normalizer = Normalizer(observation_size) if normalize_observations else None
+        # Parameters near zero: the first actions are spread evenly, whatever the observation.
+        self.network = _orthogonal_mlp(observation_size, hidden_sizes, activation, parameter_size, output_gain=0.01)
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        """The observation ``[…, observation_size]`` as the network sees it, and as a value function should."""
+        return observation if self.normalizer is None else self.normalizer(observation)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The most probable action, ``[…, action_size]``: the one that goes with no noise."""
+        return self.sample(parameters, parameters.new_zeros(*parameters.shape[:-1], self.noise_size))
+
+    @abstractmethod
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[…, observation_size]`` to the distribution's parameters, ``[…, P]``."""
+
+    @abstractmethod
+    def draw_noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """What `sample` takes for actions of the leading shape, ``[*shape, noise_size]``."""
+
+    @abstractmethod
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """The action that goes with the noise, ``[…, action_size]``, as `log_prob` takes it."""
+
+    @abstractmethod
+    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
+        """The logarithm of the action's probability or density, ``[…]``."""
+
+    @abstractmethod
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """The distribution's entropy, in nats, ``[…]``."""
+
+    @abstractmethod
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """KL(old ‖ new) of two distributions, in nats, ``[…]``."""
+
+    @abstractmethod
+    def fisher_product(self, parameters: Tensor, tangent: Tensor) -> Tensor:
+        """M · tangent, ``[…, P]``, with M the distribution's Fisher matrix with respect to its parameters."""
+
+    @abstractmethod
+    def to_environment(self, action: Tensor) -> Tensor:
+        """A sampled action in the environment's units, ``[…, action_size]``."""
+
+
+class GaussianPolicy(Policy):
+    """Independent normal distributions, whose standard deviations do not depend on the observation.
+
+    The parameters are μ and log σ, ``P = 2 · action_size``. An action is the u that was sampled, without bounds; the
+    environment gets bias + scale · u clipped to its bounds. Where a dimension is bounded on both sides, u = ±1 are the
+    bounds; where it is not, the scale is one and u = 0 the number nearest to zero that is allowed.
+
+    Args:
+        observation_size: numbers an observation.
+        action_space: its bounds may be asymmetric, infinite, and differ by dimension.
+        hidden_sizes: widths of the hidden layers.
+        activation: makes the activation after each of them.
+        normalize_observations: whether the policy holds a `Normalizer` and looks through it.
+    """
+
+    low: Tensor
+    high: Tensor
+    action_scale: Tensor
+    action_bias: Tensor
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_space: Box,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: Callable[[], nn.Module] = nn.Tanh,
+        normalize_observations: bool = True,
+    ) -> None:
+        size = math.prod(action_space.shape)
+        super().__init__(observation_size, size, hidden_sizes, activation, normalize_observations)
+        self.action_size = self.noise_size = size
+        self.log_std = nn.Parameter(torch.zeros(size))
+        low, high = (bound.reshape(-1).astype(np.float64) for bound in (action_space.low, action_space.high))
+        scale, bias = _scale_and_bias(low, high)
+        for name, value in {"low": low, "high": high, "action_scale": scale, "action_bias": bias}.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[…, observation_size]`` to μ and log σ, ``[…, 2 · action_size]``."""
+        mean = self.network(self.normalize(observation))
+        return torch.cat([mean, self.log_std.expand_as(mean)], dim=-1)
+
+    def draw_noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """ε ~ N(0, 1), ``[*shape, action_size]``."""
+        return torch.randn(*shape, self.noise_size, generator=generator)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """U = μ + σ ε, ``[…, action_size]``."""
+        mean, log_std = parameters.chunk(2, dim=-1)
+        return mean + log_std.exp() * noise
+
+    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
+        """Σ log N(u; μ, σ), ``[…]``."""
+        mean, log_std = parameters.chunk(2, dim=-1)
+        deviation = (action - mean) * (-log_std).exp()
+        return (-0.5 * deviation.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Σ log σ + ½ log 2πe, ``[…]``."""
+        _, log_std = parameters.chunk(2, dim=-1)
+        return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """Σ log σ'/σ + (σ² + (μ − μ')²) / 2σ'² − ½ for (μ, σ) old and (μ', σ') new, ``[…]``."""
+        (old_mean, old_log_std), (new_mean, new_log_std) = old.chunk(2, dim=-1), new.chunk(2, dim=-1)
+        log_ratio = old_log_std - new_log_std
+        # Written with expm1, (σ² / σ'² − 1) / 2 loses no digits where the two are close, as in a trust region.
+        spread = 0.5 * (2 * log_ratio).expm1() - log_ratio
+        return (spread + 0.5 * ((old_mean - new_mean) * (-new_log_std).exp()).square()).sum(-1)
+
+    def fisher_product(self, parameters: Tensor, tangent: Tensor) -> Tensor:
+        """M = diag(1/σ², 2): one block for μ, one for log σ."""
+        _, log_std = parameters.chunk(2, dim=-1)
+        mean_tangent, log_std_tangent = tangent.chunk(2, dim=-1)
+        return torch.cat([(-2 * log_std).exp() * mean_tangent, 2 * log_std_tangent], dim=-1)
+
+    def to_environment(self, action: Tensor) -> Tensor:
+        """Bias + scale · u clipped to the bounds, ``[…, action_size]``."""
+        return (self.action_bias + self.action_scale * action).clamp(self.low, self.high)
+
+
+class CategoricalPolicy(Policy):
+    """Independent choices, one a component of the action; a ``Discrete`` space has one component.
+
+    The parameters are the logits of all components, one component after the other. An action holds the index of each
+    choice, from zero; the environment gets it counted from the space's own start.
+
+    Args:
+        observation_size: numbers an observation.
+        action_space: ``Discrete`` or ``MultiDiscrete``.
+        hidden_sizes: widths of the hidden layers.
+        activation: makes the activation after each of them.
+        normalize_observations: whether the policy holds a `Normalizer` and looks through it.
+    """
+
+    start: Tensor
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_space: Discrete | MultiDiscrete,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: Callable[[], nn.Module] = nn.Tanh,
+        normalize_observations: bool = True,
+    ) -> None:
+        nvec = action_space.n if isinstance(action_space, Discrete) else action_space.nvec
+        choices: list[int] = np.reshape(nvec, -1).tolist()
+        super().__init__(observation_size, sum(choices), hidden_sizes, activation, normalize_observations)
+        self.choices = choices
+        self.action_size, self.noise_size = len(choices), sum(choices)
+        self.register_buffer("start", torch.tensor(np.reshape(action_space.start, -1), dtype=torch.int64))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[…, observation_size]`` to the logits, ``[…, sum of choices]``."""
+        logits: Tensor = self.network(self.normalize(observation))
+        return logits
+
+    def draw_noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Standard Gumbel noise −log(−log U), ``[*shape, sum of choices]``."""
+        return -torch.empty(*shape, self.noise_size).exponential_(generator=generator).log()
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """The argmax of logits + noise, which is distributed as the logits' softmax, ``[…, action_size]``."""
+        return torch.stack([logits.argmax(-1) for logits in self._components(parameters + noise)], dim=-1)
+
+    def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
+        """Σ log p of the chosen, ``[…]``."""
+        chosen = [
+            log_p.gather(-1, index)
+            for log_p, index in zip(self._log_probabilities(parameters), action.split(1, dim=-1), strict=True)
+        ]
+        return torch.cat(chosen, dim=-1).sum(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """−Σ p log p, ``[…]``."""
+        log_p = torch.cat(self._log_probabilities(parameters), dim=-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """Σ p (log p − log p') for p old and p' new, ``[…]``."""
+        old_log_p, new_log_p = (torch.cat(self._log_probabilities(logits), dim=-1) for logits in (old, new))
+        return (old_log_p.exp() * (old_log_p - new_log_p)).sum(-1)
+
+    def fisher_product(self, parameters: Tensor, tangent: Tensor) -> Tensor:
+        """M = diag(p) − p pᵀ, one block a component."""
+        blocks = [
+            log_p.exp() * (v - (log_p.exp() * v).sum(-1, keepdim=True))
+            for log_p, v in zip(self._log_probabilities(parameters), self._components(tangent), strict=True)
+        ]
+        return torch.cat(blocks, dim=-1)
+
+    def to_environment(self, action: Tensor) -> Tensor:
+        """The indices counted from the space's start, integers, ``[…, action_size]``."""
+        return self.start + action
+
+    def _components(self, x: Tensor) -> list[Tensor]:
+        return list(x.split(self.choices, dim=-1))
+
+    def _log_probabilities(self, parameters: Tensor) -> list[Tensor]:
+        return [logits.log_softmax(-1) for logits in self._components(parameters)]
+
+
+class ValueNetwork(nn.Module):
+    """V(s), as a network of its own.
+
+    Args:
+        observation_size: numbers an observation.
+        hidden_sizes: widths of the hidden layers.
+        activation: makes the activation after each of them.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: Callable[[], nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.network = _orthogonal_mlp(observation_size, hidden_sizes, activation, 1, output_gain=1.0)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[…, observation_size]`` (normalised where the policy's are) to ``[…]``."""
+        value: Tensor = self.network(observation)
+        return value.squeeze(-1)
+
+
+def _scale_and_bias(low: Bound, high: Bound) -> tuple[Bound, Bound]:
+    """Half the range and its middle; one and the number nearest to zero where a bound is infinite."""
+    scale, bias = np.ones_like(low), np.clip(0.0, low, high)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    scale[bounded] = (high[bounded] - low[bounded]) / 2
+    bias[bounded] = (high[bounded] + low[bounded]) / 2
+    return scale, bias
+
+
+def _orthogonal_mlp(
+    inputs: int, hidden_sizes: Sequence[int], activation: Callable[[], nn.Module], outputs: int, output_gain: float
+) -> nn.Sequential:
+    """Hidden layers and a linear output; weights orthogonal, with gain √2 in the hidden layers, biases zero."""
+    sizes = [inputs, *hidden_sizes]
+    output = nn.Linear(sizes[-1], outputs)
+    network = nn.Sequential(*mlp(sizes, activation), output)
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight, output_gain if layer is output else math.sqrt(2))
+            nn.init.zeros_(layer.bias)
+    return network

@@ -1,0 +1,149 @@
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_rl.distributed import average as average_over_ranks
+
+
+class LineSearch(NamedTuple):
+    """What a line search found."""
+
+    fraction: float
+    """Of the full step; zero if no trial was accepted."""
+    gain: float
+    """The surrogate objective's, at that fraction."""
+    kl: float
+    """The mean KL divergence from the old policy, at that fraction."""
+    trials: int
+    """Fractions evaluated."""
+
+
+def natural_step(
+    product: Callable[[Tensor], Tensor], gradient: Tensor, iterations: int, max_kl: float
+) -> Tensor | None:
+    """The longest step along F⁻¹ g that the quadratic model of the KL divergence allows.
+
+    With x ≈ F⁻¹ g the step is β x, and β = √(2δ / xᵀFx) makes ½ (βx)ᵀ F (βx) = δ (Schulman et al. 2015, 1502.05477,
+    appendix C). A damping in F counts in both places.
+
+    Args:
+        product: v to F v, ``[n]`` each, for the positive definite F.
+        gradient: g of the objective that is to rise, ``[n]``.
+        iterations: of conjugate gradient.
+        max_kl: δ.
+
+    Returns:
+        ``[n]``; nothing where xᵀFx is not a positive number, so that no step can be scaled by it: the gradient is zero,
+        a number is not finite, or the product is not that of a positive definite matrix.
+    """
+    direction = conjugate_gradient(product, gradient, iterations)
+    curvature = float(direction @ product(direction))
+    if not 0 < curvature < math.inf:
+        return None
+    return math.sqrt(2 * max_kl / curvature) * direction
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, residual_tolerance: float = 1e-10
+) -> Tensor:
+    """Solves A x = b approximately, from x = 0, for a symmetric positive definite A (1502.05477, appendix C).
+
+    Args:
+        product: v to A v, ``[n]`` each.
+        b: ``[n]``.
+        iterations: at most; n of them solve exactly, but for rounding.
+        residual_tolerance: stops earlier once ‖b − A x‖² is at most this much of ‖b‖².
+
+    Returns:
+        ``[n]``.
+    """
+    x = torch.zeros_like(b)
+    residual = direction = b
+    square = residual @ residual
+    enough = residual_tolerance * square
+    for _ in range(iterations):
+        if square <= enough:
+            break
+        image = product(direction)
+        step = square / (direction @ image)
+        x = x + step * direction
+        residual = residual - step * image
+        previous, square = square, residual @ residual
+        direction = residual + square / previous * direction
+    return x
+
+
+def fisher_vector_product(
+    distribution: Tensor,
+    parameters: Sequence[Tensor],
+    metric: Callable[[Tensor, Tensor], Tensor],
+    damping: float,
+    average: Callable[[Sequence[Tensor]], list[Tensor]] = average_over_ranks,
+) -> Callable[[Tensor], Tensor]:
+    """Makes v ↦ F v + damping · v, with F = mean over states of Jᵀ M J, the policy's Fisher information.
+
+    J is the Jacobian of the distribution's parameters with respect to the policy's, M the distribution's own Fisher
+    matrix, known in closed form, so that no divergence is differentiated twice (Schulman et al. 2015, 1502.05477,
+    appendix C.1).
+
+    Args:
+        distribution: the distributions' parameters at all of this rank's states, ``[…, P]``, as the policy computed
+            them; the product is usable as long as the policy's parameters are not changed.
+        parameters: the policy's, which the distributions came from.
+        metric: the distributions' parameters and a tangent to M · tangent, ``[…, P]`` each.
+        damping: added to F's diagonal, so that it is positive definite.
+        average: the mean of tensors over all ranks.
+
+    Returns:
+        A function of flat vectors, ``[n]`` to ``[n]``, in the parameters' order (`flatten`).
+    """
+    point = distribution.detach()
+    states = point.shape[:-1].numel()
+    # Jᵀ u is linear in u, so that its own pullback is J v, whatever u is: reverse mode alone gives both directions,
+    # and everything that does not depend on v is computed here, once.
+    u = torch.zeros_like(point, requires_grad=True)
+    pullback = torch.autograd.grad(distribution, parameters, u, create_graph=True)
+
+    def product(vector: Tensor) -> Tensor:
+        (tangent,) = torch.autograd.grad(pullback, u, unflatten(vector, parameters), retain_graph=True)
+        image = torch.autograd.grad(distribution, parameters, metric(point, tangent) / states, retain_graph=True)
+        (mean,) = average([flatten(image)])
+        return mean + damping * vector
+
+    return product
+
+
+def line_search(
+    evaluate: Callable[[float], tuple[float, float]], steps: int, decay: float, max_kl: float
+) -> LineSearch:
+    """The first of the fractions 1, decay, decay², … at which the objective rises inside of the trust region.
+
+    Schulman et al. 2015 (1502.05477), appendix C. A gain or a divergence that is not finite is never accepted.
+
+    Args:
+        evaluate: a fraction of the full step to the surrogate objective's gain and the mean KL divergence there, both
+            over all ranks, so that every rank decides alike.
+        steps: fractions tried at most.
+        decay: in (0, 1).
+        max_kl: δ.
+    """
+    for trial in range(steps):
+        fraction = decay**trial
+        gain, kl = evaluate(fraction)
+        if math.isfinite(gain) and math.isfinite(kl) and gain > 0 and kl <= max_kl:
+            return LineSearch(fraction, gain, kl, trial + 1)
+    return LineSearch(0.0, 0.0, 0.0, steps)
+
+
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """One vector ``[n]`` of all the numbers of the tensors, one tensor after the other."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Undoes `flatten`: views of the vector ``[n]`` in the shapes of other tensors."""
+    pieces = vector.split([tensor.numel() for tensor in like])
+    return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]

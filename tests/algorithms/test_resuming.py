@@ -1,0 +1,190 @@
+"""Going on from a checkpoint gives, to the bit, what the unbroken run gives."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from lightning_rl import SACModule
+from lightning_rl.callbacks import BestCheckpoint, LastCheckpoint, ModelCheckpoint
+from lightning_rl.loggers import CSVLogger
+
+SAC = Callable[..., SACModule]
+MakeTrainer = Callable[..., Trainer]
+STATE = ("state_dict", "experience", "optimizer_states", "lr_schedulers", "global_step", "epoch", "lightning_rl")
+
+
+def differences(left: Any, right: Any, where: str = "") -> list[str]:
+    """The places where two checkpoints differ."""
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        return [place for key in left for place in differences(left[key], right[key], f"{where}/{key}")]
+    if isinstance(left, list | tuple):
+        assert len(left) == len(right)
+        pairs = enumerate(zip(left, right, strict=True))
+        return [place for i, (a, b) in pairs for place in differences(a, b, f"{where}/{i}")]
+    same = torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+    return [] if same else [where]
+
+
+def state(trainer: Trainer) -> dict[str, Any]:
+    trainer.save_checkpoint("state.ckpt", weights_only=False)
+    checkpoint = torch.load("state.ckpt", weights_only=True)
+    return {key: checkpoint[key] for key in STATE}
+
+
+def metrics() -> list[dict[str, str]]:
+    with Path("lightning_logs/run/metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def snapshots() -> ModelCheckpoint:
+    return ModelCheckpoint(dirpath="snapshots", every_n_train_steps=30, save_top_k=-1, filename="{step}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend"),
+    [
+        ({}, "sync"),
+        ({"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch": 320, "buffer_size": 640}, "sync"),
+        ({"actor_averaging": 0.01, "noise_correlation": 0.0, "alpha": 0.1, "gradient_steps": 5}, "async"),
+    ],
+)
+def test_resuming_from_any_checkpoint_is_exact(
+    small_sac: SAC, quiet_trainer: MakeTrainer, settings: dict[str, Any], backend: str
+) -> None:
+    def run(max_epochs: int, checkpoint: str | None = None) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        seed_everything(3)
+        callbacks = [snapshots(), BestCheckpoint(), LastCheckpoint()]
+        trainer = quiet_trainer(max_epochs=max_epochs, callbacks=callbacks, logger=CSVLogger(".", version="run"))
+        trainer.fit(small_sac(**settings, backend=backend), ckpt_path=checkpoint)
+        return state(trainer), metrics()
+
+    unbroken, curve = run(3)
+    taken = sorted(Path("snapshots").glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]))
+    assert len(taken) >= 4
+    Path("snapshots").rename("taken")
+    for path in (taken[0], taken[1], taken[-1]):  # in the middle of an epoch, and at its end
+        resumed, joined = run(3, str(Path("taken") / path.name))
+        assert differences(unbroken, resumed) == []
+        assert joined == curve
+
+
+def test_stopping_and_going_on_is_one_run(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    def run(max_epochs: int, checkpoint: str | None = None) -> dict[str, Any]:
+        seed_everything(4)
+        trainer = quiet_trainer(max_epochs=max_epochs, logger=CSVLogger(".", version="run"))
+        trainer.fit(small_sac(), ckpt_path=checkpoint)
+        return state(trainer)
+
+    unbroken, curve = run(4), metrics()
+    run(2)
+    resumed = run(4, "lightning_logs/run/checkpoints/last.ckpt")
+    assert differences(unbroken, resumed) == []
+    assert metrics() == curve
+
+
+def test_without_the_replay_buffer_resuming_says_so_and_refills(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    trainer = quiet_trainer(max_epochs=1, logger=CSVLogger(".", version="run"))
+    trainer.fit(small_sac(save_replay_buffer=False))
+    trainer.save_checkpoint("small.ckpt", weights_only=False)
+    module = small_sac(save_replay_buffer=False)
+    resumed = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))
+    with pytest.warns(UserWarning, match=r"no replay buffer .* 32 transitions are collected"):
+        resumed.fit(module, ckpt_path="small.ckpt")
+    assert module.experience.buffer.size == 160
+    assert resumed.global_step == (10 - 1) * 8 * 2  # one item of each epoch refills
+    assert module.environment_steps == 320
+
+
+def test_checkpoints_are_plain_and_build_the_module_again(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    module = small_sac(activation=torch.nn.Tanh, actor_averaging=0.1, env_kwargs={"g": 9.0}, hidden_sizes=(8,))
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(module)
+    trainer.save_checkpoint("plain.ckpt", weights_only=False)
+    checkpoint = torch.load("plain.ckpt", weights_only=True)
+    assert checkpoint["lightning_rl"]["format"] == 1
+    loaded = SACModule.load_from_checkpoint("plain.ckpt")
+    assert loaded.environment.env_kwargs == {"g": 9.0}
+    assert isinstance(loaded.actor.network.trunk[1], torch.nn.Tanh)
+    observation = module.observation_space.sample()
+    assert (loaded.act(observation) == module.act(observation)).all()
+    assert loaded.environment_steps == 160
+
+
+def test_evaluation_before_and_after_fit_and_from_a_path(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    module = small_sac()
+    trainer = quiet_trainer(max_epochs=1)
+    [before] = trainer.validate(module, verbose=False)
+    trainer.fit(module)
+    [after] = trainer.test(module, verbose=False)
+    [again] = quiet_trainer().test(small_sac(), ckpt_path="lightning_logs/version_0/checkpoints/last.ckpt", verbose=False)
+    assert after == again
+    assert set(before) == {f"val/{n}" for n in ("return", "return_std", "return_min", "return_max", "length")} | {"step"}
+    assert after["step"] == 160
+    [batch, rest] = trainer.predict(module)
+    trajectory = batch[0]
+    assert len(batch) + len(rest) == 3
+    assert trajectory.observations.shape == (31, 3)
+    assert trajectory.actions.shape == (30, 1)
+    assert (trajectory.truncated, trajectory.terminated) == (True, False)
+    returns = [float(t.rewards.sum()) for t in (*batch, *rest)]
+    assert sum(returns) / 3 == pytest.approx(after["test/return"], rel=1e-6)
+
+
+def test_averaged_actor_is_evaluated_and_the_raw_one_explores(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    module = small_sac(actor_averaging=0.01)
+    quiet_trainer(max_epochs=1).fit(module)
+    observation = torch.from_numpy(module.observation_space.sample())[None]
+    assert torch.equal(module.greedy_action(observation), module.averaged_actor(observation))
+    assert not torch.equal(module.averaged_actor(observation), module.actor(observation))
+    explored = module.environment_units(module.explore(observation, torch.zeros(1, 1)))
+    assert torch.equal(torch.from_numpy(explored), module.actor(observation))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"env": "MountainCarContinuous-v0"}, r"trained on Pendulum-v1 .*MountainCarContinuous-v0"),
+        ({"buffer_size": 800}, r"buffer_size=400 .* 800"),
+        ({"num_envs": 4}, r"2 environments .* num_envs is 4"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    small_sac: SAC, quiet_trainer: MakeTrainer, overrides: dict[str, Any], message: str
+) -> None:
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(small_sac(hidden_sizes=(4,)))
+    trainer.save_checkpoint("other.ckpt", weights_only=False)
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(max_epochs=2).fit(small_sac(hidden_sizes=(4,), **overrides), ckpt_path="other.ckpt")
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(small_sac())
+    trainer.save_checkpoint("new.ckpt", weights_only=False)
+    checkpoint = torch.load("new.ckpt", weights_only=True)
+    checkpoint["lightning_rl"]["format"] = 99
+    torch.save(checkpoint, "new.ckpt")
+    with pytest.raises(ValueError, match="format 99"):
+        SACModule.load_from_checkpoint("new.ckpt")
+
+
+def make_pendulum() -> Any:
+    import gymnasium
+
+    return gymnasium.make("Pendulum-v1", g=5.0)
+
+
+def test_what_a_checkpoint_cannot_store_is_asked_for(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(small_sac(env=lambda: make_pendulum()))
+    trainer.save_checkpoint("local.ckpt", weights_only=False)
+    with pytest.raises(ValueError, match="could not store: give it again"):
+        SACModule.load_from_checkpoint("local.ckpt")
+    assert SACModule.load_from_checkpoint("local.ckpt", env=make_pendulum).environment.make().unwrapped.g == 5.0

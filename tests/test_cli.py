@@ -1,0 +1,170 @@
+"""The command line, run as a user runs it."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lightning_rl import SACModule
+from lightning_rl.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SMALL = """
+seed_everything: 5
+trainer:
+  accelerator: cpu
+  max_epochs: 2
+  num_sanity_val_steps: 0
+  log_every_n_steps: 5
+  enable_model_summary: false
+model:
+  class_path: SACModule
+  init_args:
+    env: Pendulum-v1
+    max_episode_steps: 30
+    num_envs: 2
+    hidden_sizes: [16, 16]
+    batch_size: 16
+    buffer_size: 400
+    learning_starts: 32
+    train_freq: 16
+    gradient_steps: 8
+    steps_per_epoch: 160
+    eval_episodes: 3
+"""
+
+
+@pytest.fixture()
+def config() -> str:
+    Path("small.yaml").write_text(SMALL)
+    return "small.yaml"
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lightning_rl", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=check, env=environment)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_fit_then_validate_test_and_predict_from_its_checkpoint(config: str) -> None:
+    main(["fit", "--config", config])
+    folder = Path("lightning_logs/version_0")
+    assert [int(row["step"]) for row in rows(folder) if row["val/return"]] == [160, 320]
+    assert any(path.name.startswith("events.out.tfevents") for path in folder.iterdir())
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    checkpoint = str(folder / "checkpoints" / "best.ckpt")
+    for command in ("validate", "test", "predict"):
+        main([command, "--config", config, "--ckpt_path", checkpoint])
+    [path] = Path("lightning_logs").glob("*/trajectories.pt")
+    trajectories = torch.load(path, weights_only=True)
+    assert [t["observations"].shape for t in trajectories] == [(31, 3)] * 3
+    module = SACModule.load_from_checkpoint(checkpoint)
+    first = trajectories[0]
+    torch.testing.assert_close(
+        torch.from_numpy(module.act(first["observations"][:-1].numpy())), first["actions"], rtol=0, atol=1e-5
+    )
+
+
+def test_a_checkpoint_alone_is_enough_to_test(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", config, "--trainer.max_epochs", "1"])
+    capsys.readouterr()
+    main(["test", "--ckpt_path", "lightning_logs/version_0/checkpoints/last.ckpt", "--trainer.accelerator", "cpu"])
+    shown = capsys.readouterr().out
+    assert re.search(r"test/length\W+30\.0", shown)
+
+
+def test_flags_alone_train(capsys: pytest.CaptureFixture[str]) -> None:
+    model = {
+        "env": "Pendulum-v1",
+        "num_envs": "2",
+        "gamma": "0.9",
+        "hidden_sizes": "[8]",
+        "activation": "torch.nn.Tanh",
+        "learning_starts": "32",
+        "steps_per_epoch": "160",
+        "eval_episodes": "1",
+        "optimizer": "torch.optim.AdamW",
+        "optimizer.lr": "1e-3",
+        "lr_scheduler": "torch.optim.lr_scheduler.ExponentialLR",
+        "lr_scheduler.gamma": "0.999",
+    }
+    flags = [part for name, value in model.items() for part in (f"--model.{name}", value)]
+    trainer = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.precision", "64-true"]
+    main(["fit", "--model", "SACModule", *flags, *trainer, "--trainer.log_every_n_steps", "5"])
+    checkpoint = torch.load("lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["gamma"] == 0.9
+    assert len(checkpoint["lr_schedulers"]) == 3
+    assert "decoupled_weight_decay" in checkpoint["optimizer_states"][0]["param_groups"][0]
+    assert SACModule.load_from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt").gamma == 0.9
+
+
+def test_every_hyperparameter_is_a_documented_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "SACModule"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in SACModule.__init__.__annotations__.keys() - {"return"}:
+        assert re.search(rf"--model\.{name} \S+ [^-]", shown), f"{name} has no documentation"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_printed_configuration_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(path), "--print_config"])
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["model"]["init_args"]["env"]
+    Path("printed.yaml").write_text(printed)
+    main(["fit", "--config", "printed.yaml", "--trainer.fast_dev_run", "true"])
+
+
+def test_an_unknown_key_is_refused(config: str) -> None:
+    Path(config).write_text(SMALL + "    gama: 0.9\n")
+    result = run("fit", "--config", config, check=False)
+    assert result.returncode == 2
+    assert "gama" in result.stderr
+
+
+def test_resuming_goes_on_in_the_same_folder(config: str) -> None:
+    main(["fit", "--config", config, "--trainer.max_epochs", "3"])
+    unbroken = rows(Path("lightning_logs/version_0"))
+    main(["fit", "--config", config, "--trainer.max_epochs", "1"])
+    last = "lightning_logs/version_1/checkpoints/last.ckpt"
+    main(["fit", "--config", config, "--trainer.max_epochs", "3", "--ckpt_path", last])
+    assert rows(Path("lightning_logs/version_1")) == unbroken
+    assert sorted(path.name for path in Path("lightning_logs").iterdir()) == ["version_0", "version_1"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_saves_and_goes_on_as_if_nothing_had_been(config: str, number: int, status: int) -> None:
+    Path(config).write_text(SMALL.replace("max_epochs: 2", "max_epochs: 12"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lightning_rl", "fit", "--config", config]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    curve = Path("lightning_logs/version_0/metrics.csv")
+    while not curve.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == status, output
+    assert "finishing the current item" in output
+    last = "lightning_logs/version_0/checkpoints/last.ckpt"
+    interrupted = torch.load(last, weights_only=True)["lightning_rl"]["environment_steps"]
+    assert interrupted < 12 * 160
+    run("fit", "--config", config, "--ckpt_path", last)
+    run("fit", "--config", config)
+    checkpoints = [torch.load(f"lightning_logs/version_{i}/checkpoints/last.ckpt", weights_only=True) for i in (0, 1)]
+    for name, weight in checkpoints[0]["state_dict"].items():
+        assert torch.equal(weight, checkpoints[1]["state_dict"][name])
+    assert rows(Path("lightning_logs/version_0")) == rows(Path("lightning_logs/version_1"))
