@@ -25,8 +25,10 @@ from lightning_rl.environments import (
     Array,
     CheckedEnvironment,
     EnvironmentSpec,
+    EnvPoolEnvironments,
     GymnasiumEnvironments,
     VectorEnvironment,
+    require_envpool,
     time_limit,
 )
 from lightning_rl.environments.single import unusable_observations
@@ -63,8 +65,8 @@ class RLModule(LightningModule):
         env: an id registered with Gymnasium, a callable that makes an environment, or such a callable's import path.
         env_kwargs: keyword arguments for the environment.
         num_envs: environments stepped side by side, per rank.
-        backend: how training environments run: ``sync`` in this process, ``async`` in a process each. Evaluation
-            always runs in this process.
+        backend: how training environments run: ``sync`` in this process, ``async`` in a process each, ``envpool`` in
+            threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
@@ -79,7 +81,7 @@ class RLModule(LightningModule):
         env: str | Callable[..., Any],
         env_kwargs: Mapping[str, Any] | None,
         num_envs: int,
-        backend: Literal["sync", "async"],
+        backend: Literal["sync", "async", "envpool"],
         max_episode_steps: int | None,
         steps_per_epoch: int,
         eval_episodes: int,
@@ -88,8 +90,8 @@ class RLModule(LightningModule):
         require_integer(1, num_envs=num_envs, steps_per_epoch=steps_per_epoch, eval_episodes=eval_episodes)
         if max_episode_steps is not None:
             require_integer(1, max_episode_steps=max_episode_steps)
-        if backend not in ("sync", "async"):
-            raise ValueError(f"backend={backend!r}: 'sync' or 'async' was expected.")
+        if backend not in ("sync", "async", "envpool"):
+            raise ValueError(f"backend={backend!r}: 'sync', 'async' or 'envpool' was expected.")
         self.automatic_optimization = False
         self.num_envs = num_envs
         self.backend = backend
@@ -97,6 +99,8 @@ class RLModule(LightningModule):
         self.eval_episodes = eval_episodes
         self.environment = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps)
         self.observation_space, self.action_space = _spaces(self.environment)
+        if backend == "envpool":
+            require_envpool(self.environment)
         self.experience: Experience | None = None
         self._environment_steps = 0
         self._evaluation_environments: list[CheckedEnvironment] = []
@@ -175,6 +179,8 @@ class RLModule(LightningModule):
 
     def make_environments(self) -> VectorEnvironment:
         """Makes this rank's training environments."""
+        if self.backend == "envpool":
+            return EnvPoolEnvironments(self.environment, self.observation_space, self.num_envs)
         return GymnasiumEnvironments(self.environment, self.num_envs, self.backend)
 
     def setup(self, stage: str) -> None:
@@ -301,8 +307,12 @@ class RLModule(LightningModule):
             optimizer: one of `update_optimizers`.
             gradients: one for each of its parameters, in their order.
         """
+        self.apply_gradients(optimizer, average(gradients))
+
+    def apply_gradients(self, optimizer: Any, gradients: Sequence[Tensor]) -> None:
+        """Takes the optimizer's step with gradients that are the same on all ranks already."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for parameter, gradient in zip(parameters, average(gradients), strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
 

@@ -42,8 +42,8 @@ class SACModule(RLModule):
         env: an id registered with Gymnasium, a callable that makes an environment, or such a callable's import path.
         env_kwargs: keyword arguments for the environment.
         num_envs: environments stepped side by side, per rank.
-        backend: how training environments run: ``sync`` in this process, ``async`` in a process each. Evaluation
-            always runs in this process.
+        backend: how training environments run: ``sync`` in this process, ``async`` in a process each, ``envpool`` in
+            threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
         hidden_sizes: widths of the hidden layers of actor and critics.
         activation: the class of the activation after each hidden layer.
@@ -81,7 +81,7 @@ class SACModule(RLModule):
         env: str | Callable[..., Any] = "BipedalWalker-v3",
         env_kwargs: dict[str, Any] | None = None,
         num_envs: int = 16,
-        backend: Literal["sync", "async"] = "sync",
+        backend: Literal["sync", "async", "envpool"] = "sync",
         max_episode_steps: int | None = None,
         hidden_sizes: Sequence[int] = (256, 256),
         activation: type[nn.Module] = nn.ReLU,

@@ -1,4 +1,5 @@
 from lightning_rl.environments.arrays import Actions, Array, Mask
+from lightning_rl.environments.envpool import EnvPoolEnvironments, require_envpool
 from lightning_rl.environments.gymnasium import GymnasiumEnvironments
 from lightning_rl.environments.seeds import (
     TEST_SEEDS,
@@ -18,6 +19,7 @@ __all__ = [
     "Actions",
     "Array",
     "CheckedEnvironment",
+    "EnvPoolEnvironments",
     "EnvironmentSpec",
     "FaultyEnvironmentError",
     "GymnasiumEnvironments",
@@ -27,5 +29,6 @@ __all__ = [
     "TrainingSeeds",
     "VectorEnvironment",
     "generator",
+    "require_envpool",
     "time_limit",
 ]

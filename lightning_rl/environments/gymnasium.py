@@ -29,8 +29,6 @@ class GymnasiumEnvironments:
         else:
             self._vector = AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED)
         self.num_envs = num_envs
-        self.observation_space = self._vector.single_observation_space
-        self.action_space = self._vector.single_action_space
 
     def reset(self, seeds: Sequence[int], mask: Mask) -> Array:
         """Begins the episodes that the seeds name, where the mask is true."""

@@ -1,9 +1,7 @@
 """What every backend of vectorised environments offers."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
-
-import gymnasium as gym
+from typing import NamedTuple, Protocol
 
 from lightning_rl.environments.arrays import Actions, Array, Mask
 
@@ -28,10 +26,6 @@ class VectorEnvironment(Protocol):
     """Several environments of one kind, stepped together and reset only when asked."""
 
     num_envs: int
-    observation_space: gym.Space[Any]
-    """Of one environment, flattened."""
-    action_space: gym.Space[Any]
-    """Of one environment."""
     takes_seeds: bool
     """Whether `reset` begins the episode that the seed names, so that a seed and its actions bring an episode back."""
 

@@ -49,7 +49,7 @@ class Toy(gym.Env[np.ndarray, np.ndarray]):
         ({"env_kwargs": {"action_space": Box(-math.inf, math.inf, (2,))}}, ValueError, "unbounded.*RescaleAction"),
         ({"env_kwargs": {"observation_space": gym.spaces.Dict(a=Box(0, 1))}}, TypeError, "Dict.*FlattenObservation"),
         ({"max_episode_steps": None}, ValueError, "no limit.*max_episode_steps"),
-        ({"backend": "threads"}, ValueError, "'sync' or 'async'"),
+        ({"backend": "threads"}, ValueError, "'sync', 'async' or 'envpool'"),
         ({"gamma": 1.5}, ValueError, r"gamma=1.5: a number in \[0, 1\]"),
         ({"tau": -0.1}, ValueError, r"tau=-0.1: a number in \[0, 1\]"),
         ({"noise_correlation": 1.0}, ValueError, r"noise_correlation=1.0: a number in \[0, 1\)"),

@@ -1,0 +1,383 @@
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.functional import explained_variance
+
+from lightning_rl.algorithms.hyperparameters import require_integer, require_within
+from lightning_rl.algorithms.module import RLModule
+from lightning_rl.distributed import average
+from lightning_rl.environments import Actions, TrainingSeeds
+from lightning_rl.experience import Collector
+from lightning_rl.experience.returns import generalized_advantages, monte_carlo_returns
+from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
+from lightning_rl.moments import ReturnScaler, moments, pooled
+from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, Policy, ValueNetwork
+from lightning_rl.trust_region import (
+    LineSearch,
+    fisher_vector_product,
+    flatten,
+    line_search,
+    natural_step,
+    unflatten,
+)
+
+UNUSABLE_IN_A_ROW = 10
+
+
+class PolicyStep(NamedTuple):
+    """A step of the policy's parameters within the trust region."""
+
+    step: Sequence[Tensor]
+    """One tensor a parameter; zeros where no step could be taken."""
+    search: LineSearch
+    gradient_norm: float
+    entropy: float
+    unusable: str | None
+    """Why the numbers allowed no step, if they did not."""
+
+
+class TRPOModule(RLModule):
+    """Trust region policy optimization (Schulman et al. 2015, arXiv 1502.05477) with GAE (1506.02438).
+
+    Args:
+        env: an id registered with Gymnasium, a callable that makes an environment, or such a callable's import path.
+        env_kwargs: keyword arguments for the environment.
+        num_envs: environments stepped side by side, per rank.
+        backend: how training environments run: ``sync`` in this process, ``async`` in a process each, ``envpool`` in
+            threads of compiled code. Evaluation always runs in this process, with Gymnasium.
+        max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
+        hidden_sizes: widths of the hidden layers of policy and value function.
+        activation: the class of the activation after each hidden layer.
+        gamma: discount γ of the return.
+        gae_lambda: λ of the advantage estimate: 0 trusts the value function, 1 the rewards.
+        max_kl: δ, the mean KL divergence from the old policy that a step may reach.
+        cg_iters: iterations of conjugate gradient.
+        cg_damping: added to the Fisher matrix's diagonal.
+        fisher_stride: takes every n-th state for the Fisher matrix; 1 takes all.
+        line_search_steps: step sizes tried at most.
+        line_search_decay: each is this fraction of the one before.
+        rollout_steps: steps of each environment a rollout.
+        value_epochs: passes of the value function's fit over a rollout.
+        value_batch_size: transitions a step of that fit, per rank.
+        value_target: what the value function is fitted to: ``monte_carlo`` returns with bootstrap, or ``gae``, the
+            advantage estimate plus the value.
+        normalize_observations: whether the policy looks at observations through their running mean and deviation.
+        normalize_rewards: whether rewards are divided by the running standard deviation of the return.
+        steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
+        eval_episodes: greedy episodes an evaluation, over all ranks.
+        optimizer: makes the value function's optimizer from its parameters.
+        lr_scheduler: makes a learning-rate schedule from that optimizer; it is stepped once a rollout (a
+            ``ReduceLROnPlateau`` once an evaluation).
+
+    Raises:
+        ValueError: a number out of its range, or an environment that Gymnasium does not know.
+        TypeError: a space that TRPO cannot learn in.
+    """
+
+    def __init__(
+        self,
+        env: str | Callable[..., Any] = "BipedalWalker-v3",
+        env_kwargs: dict[str, Any] | None = None,
+        num_envs: int = 16,
+        backend: Literal["sync", "async", "envpool"] = "sync",
+        max_episode_steps: int | None = None,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        max_kl: float = 0.01,
+        cg_iters: int = 10,
+        cg_damping: float = 0.1,
+        fisher_stride: int = 1,
+        line_search_steps: int = 10,
+        line_search_decay: float = 0.8,
+        rollout_steps: int = 128,
+        value_epochs: int = 10,
+        value_batch_size: int = 512,
+        value_target: Literal["monte_carlo", "gae"] = "monte_carlo",
+        normalize_observations: bool = True,
+        normalize_rewards: bool = True,
+        steps_per_epoch: int = 20_480,
+        eval_episodes: int = 10,
+        optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=1e-3, fused=True),
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    ) -> None:
+        super().__init__(env, env_kwargs, num_envs, backend, max_episode_steps, steps_per_epoch, eval_episodes)
+        self.save_hyperparameters()
+        self._store_plain_hyperparameters()
+        require_integer(1, cg_iters=cg_iters, fisher_stride=fisher_stride, line_search_steps=line_search_steps)
+        require_integer(1, rollout_steps=rollout_steps, value_epochs=value_epochs, value_batch_size=value_batch_size)
+        require_within(0, 1, gamma=gamma, gae_lambda=gae_lambda)
+        require_within(0, 1, open_low=True, open_high=True, line_search_decay=line_search_decay)
+        require_within(0, math.inf, open_low=True, max_kl=max_kl)
+        require_within(0, math.inf, cg_damping=cg_damping)
+        if value_target not in ("monte_carlo", "gae"):
+            raise ValueError(f"value_target={value_target!r}: 'monte_carlo' or 'gae' was expected.")
+        if rollout_steps * num_envs < value_batch_size:
+            raise ValueError(
+                f"a rollout of rollout_steps={rollout_steps} steps in num_envs={num_envs} environments is shorter than "
+                f"a minibatch of value_batch_size={value_batch_size}: value_batch_size may be at most "
+                f"{rollout_steps * num_envs}."
+            )
+        self.gamma = gamma
+        self.gae_lambda = gae_lambda
+        self.max_kl = max_kl
+        self.cg_iters = cg_iters
+        self.cg_damping = cg_damping
+        self.fisher_stride = fisher_stride
+        self.line_search_steps = line_search_steps
+        self.line_search_decay = line_search_decay
+        self.rollout_steps = rollout_steps
+        self.value_epochs = value_epochs
+        self.value_batch_size = value_batch_size
+        self.value_target = value_target
+        self.normalize_rewards = normalize_rewards
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.observation_size = math.prod(self.observation_space.shape)
+        networks = {"hidden_sizes": hidden_sizes, "activation": activation}
+        self.policy = make_policy(
+            self.environment.name,
+            self.action_space,
+            self.observation_size,
+            normalize_observations=normalize_observations,
+            **networks,
+        )
+        self.value = ValueNetwork(self.observation_size, **networks)
+        self.unusable_in_a_row = 0
+        self.unusable = 0
+
+    # The step, in the order of the paper.
+
+    def training_step(self, rollout: Rollout, batch_idx: int) -> None:
+        """One step of the policy within the trust region, then the value function's fit; one ``global_step``."""
+        policy_optimizer, value_optimizer = self.update_optimizers()
+        policy = self.policy_step(rollout)
+        self.count_unusable(policy.unusable)
+        self.apply_gradients(
+            policy_optimizer, [-step for step in policy.step]
+        )  # gradient descent, at a learning rate of one
+        value_loss = math.nan
+        if policy.unusable is None or bool(rollout.value_target.isfinite().all()):
+            value_loss = self.fit_value(rollout, value_optimizer)
+        if self.policy.normalizer is not None:
+            self.policy.normalizer.update(pooled(moments(rollout.observation)))
+        self.step_schedules()
+        if self.is_logging_step():
+            self.report(self.summary(rollout, policy, value_loss))
+
+    def policy_step(self, rollout: Rollout) -> PolicyStep:
+        """The natural gradient's direction, as far as the KL divergence allows and the surrogate objective rises."""
+        parameters = list(self.policy.parameters())
+        distribution = self.policy(rollout.observation)
+        old, advantage = distribution.detach(), self.normalized(rollout.advantage)
+        entropy = float(self.policy.entropy(old).mean())
+
+        def surrogate(new: Tensor) -> Tensor:
+            """E[A π/π_old] (1502.05477, eq. 14)."""
+            return (advantage * (self.policy.log_prob(new, rollout.action) - rollout.log_prob).exp()).mean()
+
+        gradient = flatten(average(torch.autograd.grad(surrogate(distribution), parameters)))
+        product = self.fisher_product(rollout.observation, parameters)
+        full_step = natural_step(product, gradient, self.cg_iters, self.max_kl)
+        if full_step is None:
+            nothing = LineSearch(0.0, 0.0, 0.0, 0)
+            zeros = [torch.zeros_like(parameter) for parameter in parameters]
+            return PolicyStep(zeros, nothing, float(gradient.norm()), entropy, unusable(advantage, gradient))
+
+        before = surrogate(old)
+
+        @torch.no_grad()
+        def evaluate(fraction: float) -> tuple[float, float]:
+            new = self.distribution_after(unflatten(fraction * full_step, parameters), rollout.observation)
+            gain, kl = average([surrogate(new) - before, self.policy.kl(old, new).mean()])
+            return float(gain), float(kl)
+
+        search = line_search(evaluate, self.line_search_steps, self.line_search_decay, self.max_kl)
+        step = unflatten(search.fraction * full_step, parameters)
+        return PolicyStep(step, search, float(gradient.norm()), entropy, None)
+
+    def fisher_product(self, observation: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        """V ↦ (F + damping) v, over every `fisher_stride`-th state."""
+        states = observation.flatten(0, 1)[:: self.fisher_stride]
+        return fisher_vector_product(self.policy(states), parameters, self.policy.fisher_product, self.cg_damping)
+
+    def distribution_after(self, step: Sequence[Tensor], observation: Tensor) -> Tensor:
+        """The distributions' parameters if the policy's took a step, which they do not."""
+        moved = {
+            name: parameter + change
+            for (name, parameter), change in zip(self.policy.named_parameters(), step, strict=True)
+        }
+        distribution: Tensor = functional_call(self.policy, moved, (observation,))
+        return distribution
+
+    def normalized(self, advantage: Tensor) -> Tensor:
+        """The advantages with mean zero and deviation one, over all ranks."""
+        over_all = pooled(moments(advantage.unsqueeze(-1)))
+        return (advantage - over_all.mean.to(advantage)) / (over_all.variance.to(advantage).sqrt() + 1e-8)
+
+    def fit_value(self, rollout: Rollout, optimizer: Any) -> float:
+        """Fits V to its targets by `value_epochs` passes of minibatches; returns the mean loss of the last one."""
+        observation = self.policy.normalize(rollout.observation).flatten(0, 1)
+        target = rollout.value_target.flatten()
+        losses: list[Tensor] = []
+        for order in rollout.order:
+            losses = []
+            for index in order.split(self.value_batch_size):
+                loss = self.value_loss(observation[index], target[index])
+                self.descend(optimizer, torch.autograd.grad(loss, list(self.value.parameters())))
+                losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
+
+    def value_loss(self, observation: Tensor, target: Tensor) -> Tensor:
+        """Mean (V(s) − target)².
+
+        Args:
+            observation: ``[batch, observation_size]``, normalised.
+            target: ``[batch]``.
+        """
+        loss: Tensor = (self.value(observation) - target).square().mean()
+        return loss
+
+    def count_unusable(self, reason: str | None) -> None:
+        """Counts the steps that the numbers did not allow.
+
+        Raises:
+            FloatingPointError: there were ten in a row.
+        """
+        self.unusable_in_a_row = 0 if reason is None else self.unusable_in_a_row + 1
+        self.unusable += reason is not None
+        if reason is not None:
+            rank_zero_warn(f"A policy step was skipped: {reason}.")
+        if self.unusable_in_a_row == UNUSABLE_IN_A_ROW:
+            raise FloatingPointError(
+                f"{UNUSABLE_IN_A_ROW} policy steps in a row were skipped, the last one because of {reason}: the weights "
+                "are those before them. Look at the rewards' scale, the learning rate and cg_damping."
+            )
+
+    def summary(self, rollout: Rollout, policy: PolicyStep, value_loss: float) -> dict[str, float]:
+        """What is logged of a step."""
+        return {
+            "trpo/surrogate_gain": policy.search.gain,
+            "trpo/kl": policy.search.kl,
+            "trpo/step_fraction": policy.search.fraction,
+            "trpo/line_search_trials": policy.search.trials,
+            "trpo/gradient_norm": policy.gradient_norm,
+            "trpo/entropy": policy.entropy,
+            "trpo/explained_variance": float(
+                explained_variance(rollout.value.flatten(), rollout.value_target.flatten())
+            ),
+            "trpo/value_loss": value_loss,
+            "trpo/unusable": self.unusable,
+        }
+
+    def configure_optimizers(self) -> Any:
+        """The policy's steps are gradient descent's with a learning rate of one; the value function's are Adam's."""
+        # The first optimizer is the one that counts: one rollout is one step.
+        optimizers = [SGD(self.policy.parameters(), lr=1.0), self.optimizer(list(self.value.parameters()))]
+        return optimizers if self.lr_scheduler is None else (optimizers, [self.lr_scheduler(optimizers[1])])
+
+    # Acting.
+
+    def greedy_action(self, observation: Tensor) -> Tensor:
+        """The mode of the policy, in the environment's units."""
+        return self.policy.to_environment(self.policy.mode(self.policy(observation)))
+
+    def sampled_action(self, observation: Tensor) -> Tensor:
+        """An action sampled from the policy, in the environment's units."""
+        noise = self.policy.draw_noise([len(observation)], torch.default_generator)
+        return self.policy.to_environment(self.policy.sample(self.policy(observation), noise.to(observation)))
+
+    def draw_noise(self, num_envs: int, random: torch.Generator) -> Tensor:
+        """The noise of one action for each environment."""
+        return self.policy.draw_noise([num_envs], random)
+
+    @torch.no_grad()
+    def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """Sampled actions; tensors live on the CPU, where the environments are."""
+        distribution = self.policy(observation.to(self.device, self.parameter_dtype))
+        return self.policy.sample(distribution, noise.to(distribution)).cpu()
+
+    @torch.no_grad()
+    def environment_units(self, action: Tensor) -> Actions:
+        """Sampled actions as the environments take them."""
+        return self._environment_actions(self.policy.to_environment(action.to(self.device)))
+
+    @torch.no_grad()
+    def log_prob_of(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Log π(a|s)."""
+        distribution = self.policy(observation.to(self.device, self.parameter_dtype))
+        return self.policy.log_prob(distribution, action.to(self.device)).cpu()
+
+    @torch.no_grad()
+    def value_of(self, observation: Tensor) -> Tensor:
+        """V(s)."""
+        value: Tensor = self.value(self.policy.normalize(observation.to(self.device, self.parameter_dtype)))
+        return value.cpu()
+
+    # The experience.
+
+    def estimate(
+        self, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, ended: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages and value targets of a rollout, ``[steps, num_envs]`` each."""
+        advantage = generalized_advantages(reward, value, next_value, terminated, ended, self.gamma, self.gae_lambda)
+        if self.value_target == "gae":
+            return advantage, advantage + value
+        return advantage, monte_carlo_returns(reward, next_value, terminated, ended, self.gamma)
+
+    def make_experience(self, run_seed: int) -> RolloutExperience:
+        """An empty rollout memory before environments that have not been stepped."""
+        discrete = isinstance(self.policy, CategoricalPolicy)
+        return RolloutExperience(
+            Collector(self.make_environments, TrainingSeeds(run_seed, self.global_rank), self.num_envs),
+            RolloutMemory(
+                self.rollout_steps,
+                self.num_envs,
+                self.observation_size,
+                self.policy.action_size,
+                torch.int64 if discrete else torch.float32,
+            ),
+            self,
+            self.estimate,
+            epochs=self.value_epochs,
+            return_scaler=ReturnScaler(self.gamma, self.num_envs) if self.normalize_rewards else None,
+            run_seed=run_seed,
+            rank=self.global_rank,
+        )
+
+
+def make_policy(name: str, action_space: gym.Space[Any], observation_size: int, **settings: Any) -> Policy:
+    """The policy that an action space asks for.
+
+    Raises:
+        TypeError: there is none.
+    """
+    if isinstance(action_space, Box):
+        return GaussianPolicy(observation_size, action_space, **settings)
+    if isinstance(action_space, Discrete | MultiDiscrete):
+        return CategoricalPolicy(observation_size, action_space, **settings)
+    raise TypeError(
+        f"{name} has the action space {type(action_space).__name__}, and TRPO acts in Box, Discrete and MultiDiscrete: "
+        "wrap the environment so that its actions are one of these."
+    )
+
+
+def unusable(advantage: Tensor, gradient: Tensor) -> str:
+    """What is wrong with numbers that allow no step."""
+    if not bool(advantage.isfinite().all()):
+        return "advantages that are not finite"
+    if not bool(gradient.isfinite().all()):
+        return "a gradient that is not finite"
+    if not bool(gradient.any()):
+        return "a gradient that vanished"
+    return "a curvature that is not positive"

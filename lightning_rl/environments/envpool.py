@@ -1,0 +1,103 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from lightning_rl.environments.arrays import Actions, Array, Mask
+from lightning_rl.environments.single import EnvironmentSpec, FaultyEnvironmentError
+from lightning_rl.environments.vector import Step
+
+
+class EnvPoolEnvironments:
+    """EnvPool's environments: compiled, and stepped by threads.
+
+    EnvPool takes seeds only when it is made. Here it is made at the first `reset`, with that reset's seeds; the
+    episodes after an environment's first one follow from that seed.
+
+    Args:
+        spec: its environment must be an id that EnvPool has.
+        observation_space: of one environment, as Gymnasium's has it.
+        num_envs: how many.
+    """
+
+    takes_seeds = False
+
+    def __init__(self, spec: EnvironmentSpec, observation_space: Box, num_envs: int) -> None:
+        require_envpool(spec)
+        self.num_envs = num_envs
+        self._spec = spec
+        self._shape = (num_envs, *(observation_space.shape or ()))
+        self._pool: Any = None
+        self._observation = np.zeros((num_envs, int(np.prod(self._shape[1:]))), dtype=np.float32)
+        self._steps = 0
+
+    def reset(self, seeds: Sequence[int], mask: Mask) -> Array:
+        """Begins an episode where the mask is true; the first call's seeds are those of the environments."""
+        if self._pool is None:
+            self._pool = self._make(seeds)
+            observation, _ = self._pool.reset()
+            self._observation = self._checked(observation)
+            return self._observation
+        where = np.flatnonzero(mask).astype(np.int32)
+        observation, info = self._pool.reset(where)
+        self._observation = self._observation.copy()
+        self._observation[info["env_id"]] = observation.reshape(len(where), -1)
+        return self._observation
+
+    def step(self, actions: Actions) -> Step:
+        """Steps every environment."""
+        self._steps += 1
+        observation, reward, terminated, truncated, _ = self._pool.step(actions)
+        if not np.isfinite(reward).all():
+            raise FaultyEnvironmentError(f"{self._where(~np.isfinite(reward))} returned a reward that is not finite.")
+        self._observation = self._checked(observation)
+        # EnvPool may set both flags when a time limit strikes in the terminal step: then the process has ended.
+        return Step(self._observation, reward.astype(np.float32), terminated, truncated & ~terminated)
+
+    def close(self) -> None:
+        """Ends the environments."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _make(self, seeds: Sequence[int]) -> Any:
+        import envpool
+
+        limit = self._spec.max_episode_steps
+        kwargs = dict(self._spec.env_kwargs) | ({} if limit is None else {"max_episode_steps": limit})
+        return envpool.make_gymnasium(self._spec.name, num_envs=self.num_envs, seed=list(seeds), **kwargs)
+
+    def _checked(self, observation: Any) -> Array:
+        if observation.shape != self._shape:
+            raise FaultyEnvironmentError(
+                f"EnvPool's {self._spec.name} returned observations of shape {observation.shape[1:]}, and Gymnasium's "
+                f"has {self._shape[1:]}: use backend='sync'."
+            )
+        flat: Array = observation.reshape(self.num_envs, -1).astype(np.float32)
+        finite: Mask = np.isfinite(flat).all(axis=-1)
+        if not finite.all():
+            raise FaultyEnvironmentError(f"{self._where(~finite)} returned an observation that is not finite.")
+        return flat
+
+    def _where(self, faulty: Mask) -> str:
+        return f"EnvPool's {self._spec.name} (environment {int(np.flatnonzero(faulty)[0])}, its step {self._steps})"
+
+
+def require_envpool(spec: EnvironmentSpec) -> None:
+    """Refuses what EnvPool cannot run.
+
+    Raises:
+        ImportError: the package is not installed.
+        ValueError: EnvPool has no such environment.
+    """
+    try:
+        import envpool
+    except ImportError as error:
+        raise ImportError(
+            "backend='envpool' needs the package envpool: install lightning-rl[envpool], or use backend='sync'."
+        ) from error
+    if spec.env not in envpool.list_all_envs():
+        raise ValueError(
+            f"EnvPool has no environment {spec.name!r}: use backend='sync', or an id of envpool.list_all_envs()."
+        )

@@ -1,0 +1,185 @@
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_rl.environments import Actions, Array, Mask, Purpose, generator
+from lightning_rl.experience.collector import Collector
+from lightning_rl.moments import ReturnScaler
+
+
+class Rollout(NamedTuple):
+    """What the current policy lived through: the slides' arrays, ``[steps, num_envs, …]`` in the order of time."""
+
+    observation: Tensor
+    """``[steps, num_envs, observation_size]``."""
+    action: Tensor
+    """``[steps, num_envs, action_size]``, as the policy sampled it."""
+    log_prob: Tensor
+    """``[steps, num_envs]``: log π_old(a|s), under the policy that acted."""
+    value: Tensor
+    """``[steps, num_envs]``: V(s) of the value function that the rollout began with."""
+    value_target: Tensor
+    """``[steps, num_envs]``: what V(s) is fitted to."""
+    advantage: Tensor
+    """``[steps, num_envs]``: GAE(γ, λ)."""
+    order: Tensor
+    """``[epochs, steps · num_envs]``: the order in which each epoch of the value function's fit goes through them."""
+
+
+class RolloutMemory:
+    """One rollout's transitions in preallocated blocks ``[steps, num_envs, …]``.
+
+    Args:
+        steps: per environment.
+        num_envs: environments.
+        observation_size: numbers an observation.
+        action_size: numbers an action.
+        action_dtype: integers for choices.
+    """
+
+    def __init__(
+        self, steps: int, num_envs: int, observation_size: int, action_size: int, action_dtype: torch.dtype
+    ) -> None:
+        self.observation = torch.zeros(steps, num_envs, observation_size)
+        self.next_observation = torch.zeros(steps, num_envs, observation_size)
+        self.action = torch.zeros(steps, num_envs, action_size, dtype=action_dtype)
+        self.reward = torch.zeros(steps, num_envs)
+        self.terminated = torch.zeros(steps, num_envs, dtype=torch.bool)
+        self.ended = torch.zeros(steps, num_envs, dtype=torch.bool)
+
+    def write(
+        self,
+        step: int,
+        observation: Array,
+        action: Tensor,
+        reward: Array,
+        next_observation: Array,
+        terminated: Mask,
+        ended: Mask,
+    ) -> None:
+        """Writes one step of all environments; `next_observation` is an ended episode's true last one."""
+        self.observation[step] = torch.from_numpy(observation)
+        self.action[step] = action
+        self.reward[step] = torch.from_numpy(reward)
+        self.next_observation[step] = torch.from_numpy(next_observation)
+        self.terminated[step] = torch.from_numpy(terminated)
+        self.ended[step] = torch.from_numpy(ended)
+
+
+class Actor(Protocol):
+    """What the rollout asks of the algorithm; all tensors live on the CPU."""
+
+    def draw_noise(self, num_envs: int, random: torch.Generator) -> Tensor:
+        """The noise of one action for each environment."""
+        ...
+
+    def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """``[num_envs, observation_size]`` to sampled actions, ``[num_envs, action_size]``."""
+        ...
+
+    def environment_units(self, action: Tensor) -> Actions:
+        """Sampled actions as the environments take them."""
+        ...
+
+    def log_prob_of(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Log π(a|s), ``[…]``."""
+        ...
+
+    def value_of(self, observation: Tensor) -> Tensor:
+        """V(s), ``[…]``."""
+        ...
+
+
+class RolloutExperience:
+    """The rollouts of an on-policy algorithm, each from the policy of its moment.
+
+    Args:
+        collector: steps the environments.
+        memory: one rollout's blocks.
+        actor: samples the actions and values the states.
+        estimate: reward, value, next value, terminated and ended, ``[steps, num_envs]`` each, to advantages and value
+            targets.
+        epochs: passes of the value function's fit over a rollout.
+        return_scaler: divides the rewards by the running standard deviation of the return; ``None`` leaves them.
+        run_seed: of the whole run.
+        rank: of this process.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        memory: RolloutMemory,
+        actor: Actor,
+        estimate: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+        *,
+        epochs: int,
+        return_scaler: ReturnScaler | None,
+        run_seed: int,
+        rank: int,
+    ) -> None:
+        self.collector = collector
+        self.memory = memory
+        self.steps_per_round = memory.reward.numel()
+        self._actor = actor
+        self._estimate = estimate
+        self._epochs = epochs
+        self._return_scaler = return_scaler
+        self._random = {
+            purpose: generator(run_seed, rank, purpose) for purpose in (Purpose.EXPLORATION, Purpose.UPDATE)
+        }
+
+    def round(self) -> Rollout:
+        """Fills the memory with the policy as it is now, then values it."""
+        self.collector.open()
+        for step in range(len(self.memory.reward)):
+            self._step(step)
+        return self._finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that going on exactly needs, as tensors and plain values; a rollout is never half full."""
+        return {
+            "collector": self.collector.state_dict(),
+            "return_scaler": None if self._return_scaler is None else self._return_scaler.state_dict(),
+            "random": {purpose.name: random.get_state() for purpose, random in self._random.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where `state_dict` was called.
+
+        Raises:
+            ValueError: the checkpoint has another number of environments.
+        """
+        self.collector.load_state_dict(state["collector"])
+        if self._return_scaler is not None and state["return_scaler"] is not None:
+            self._return_scaler.load_state_dict(state["return_scaler"])
+        for purpose, random in self._random.items():
+            random.set_state(state["random"][purpose.name])
+
+    def _step(self, step: int) -> None:
+        observation = self.collector.observation
+        noise = self._actor.draw_noise(len(observation), self._random[Purpose.EXPLORATION])
+        action = self._actor.explore(torch.from_numpy(observation), noise)
+        taken = self.collector.step(self._actor.environment_units(action))
+        ended = taken.terminated | taken.truncated
+        self.memory.write(step, observation, action, taken.reward, taken.observation, taken.terminated, ended)
+
+    def _finish(self) -> Rollout:
+        memory, actor = self.memory, self._actor
+        value, next_value = actor.value_of(memory.observation), actor.value_of(memory.next_observation)
+        reward = memory.reward
+        if self._return_scaler is not None:
+            reward = self._return_scaler.scale(reward, memory.ended)
+        advantage, value_target = self._estimate(reward, value, next_value, memory.terminated, memory.ended)
+        random = self._random[Purpose.UPDATE]
+        order = torch.stack([torch.randperm(self.steps_per_round, generator=random) for _ in range(self._epochs)])
+        return Rollout(
+            observation=memory.observation,
+            action=memory.action,
+            log_prob=actor.log_prob_of(memory.observation, memory.action),
+            value=value,
+            value_target=value_target,
+            advantage=advantage,
+            order=order,
+        )
