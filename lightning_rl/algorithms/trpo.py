@@ -144,15 +144,15 @@ class TRPOModule(RLModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.observation_size = math.prod(self.observation_space.shape)
-        networks = {"hidden_sizes": hidden_sizes, "activation": activation}
         self.policy = make_policy(
             self.environment.name,
             self.action_space,
             self.observation_size,
+            hidden_sizes=hidden_sizes,
+            activation=activation,
             normalize_observations=normalize_observations,
-            **networks,
         )
-        self.value = ValueNetwork(self.observation_size, **networks)
+        self.value = ValueNetwork(self.observation_size, hidden_sizes, activation)
         self.unusable_in_a_row = 0
         self.unusable = 0
 
@@ -260,12 +260,14 @@ class TRPOModule(RLModule):
             rank_zero_warn(f"A policy step was skipped: {reason}.")
         if self.unusable_in_a_row == UNUSABLE_IN_A_ROW:
             raise FloatingPointError(
-                f"{UNUSABLE_IN_A_ROW} policy steps in a row were skipped, the last one because of {reason}: the weights "
-                "are those before them. Look at the rewards' scale, the learning rate and cg_damping."
+                f"{UNUSABLE_IN_A_ROW} policy steps in a row were skipped, the last one because of {reason}: the "
+                "policy is the one before them. Look at the rewards' scale, the learning rate and cg_damping."
             )
 
     def summary(self, rollout: Rollout, policy: PolicyStep, value_loss: float) -> dict[str, float]:
         """What is logged of a step."""
+        explained = explained_variance(rollout.value.flatten(), rollout.value_target.flatten())
+        assert isinstance(explained, Tensor)
         return {
             "trpo/surrogate_gain": policy.search.gain,
             "trpo/kl": policy.search.kl,
@@ -273,15 +275,13 @@ class TRPOModule(RLModule):
             "trpo/line_search_trials": policy.search.trials,
             "trpo/gradient_norm": policy.gradient_norm,
             "trpo/entropy": policy.entropy,
-            "trpo/explained_variance": float(
-                explained_variance(rollout.value.flatten(), rollout.value_target.flatten())
-            ),
+            "trpo/explained_variance": explained.item(),
             "trpo/value_loss": value_loss,
             "trpo/unusable": self.unusable,
         }
 
     def configure_optimizers(self) -> Any:
-        """The policy's steps are gradient descent's with a learning rate of one; the value function's are Adam's."""
+        """Gradient descent with a learning rate of one carries the policy's steps; the value function has its own."""
         # The first optimizer is the one that counts: one rollout is one step.
         optimizers = [SGD(self.policy.parameters(), lr=1.0), self.optimizer(list(self.value.parameters()))]
         return optimizers if self.lr_scheduler is None else (optimizers, [self.lr_scheduler(optimizers[1])])
