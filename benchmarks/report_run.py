@@ -22,9 +22,8 @@ from lightning.pytorch import Trainer
 
 from lightning_rl import RLModule
 
-
 matplotlib.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 EPISODES = 100
 PACKAGES = ("torch", "lightning", "gymnasium", "Box2D", "numpy")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from lightning_rl import SACModule
+from lightning_rl import SACModule, TRPOModule
 
 torch.set_num_threads(1)
 
@@ -18,7 +18,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_sac() -> Callable[..., SACModule]:
     """Makes a SAC small enough to train in a second: 8 updates an item, 10 items an epoch, 2 of them warm-up."""
 
@@ -41,7 +41,7 @@ def small_sac() -> Callable[..., SACModule]:
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def quiet_trainer() -> Callable[..., Trainer]:
     """Makes a Trainer without bar and summary."""
 
@@ -62,3 +62,24 @@ def quiet_trainer() -> Callable[..., Trainer]:
 def no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line's tests pass arguments; pytest's own are not meant."""
     monkeypatch.setattr("sys.argv", ["lightning-rl"])
+
+
+@pytest.fixture
+def small_trpo() -> Callable[..., TRPOModule]:
+    """Makes a TRPO small enough to train in a second: 10 rollouts of 2 · 16 steps an epoch."""
+
+    def make(**overrides: Any) -> TRPOModule:
+        small = {
+            "env": "Pendulum-v1",
+            "max_episode_steps": 30,
+            "num_envs": 2,
+            "hidden_sizes": (8,),
+            "rollout_steps": 16,
+            "value_epochs": 2,
+            "value_batch_size": 16,
+            "steps_per_epoch": 320,
+            "eval_episodes": 3,
+        }
+        return TRPOModule(**{**small, **overrides})
+
+    return make

@@ -42,7 +42,7 @@ model:
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def config() -> str:
     Path("small.yaml").write_text(SMALL)
     return "small.yaml"

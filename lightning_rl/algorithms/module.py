@@ -102,7 +102,7 @@ class RLModule(LightningModule):
         if backend == "envpool":
             require_envpool(self.environment)
         self.experience: Experience | None = None
-        self._environment_steps = 0
+        self._loaded_steps: int | None = None  # of the checkpoint whose weights the module holds
         self._evaluation_environments: list[CheckedEnvironment] = []
         self.episode_statistics = EpisodeStatistics()
 
@@ -173,9 +173,9 @@ class RLModule(LightningModule):
     @property
     def environment_steps(self) -> int:
         """Environment steps done so far, over all ranks: the axis of every logger."""
-        if self.experience is None:
-            return self._environment_steps
-        return self._environment_steps + self.experience.collector.steps * self.trainer.world_size
+        if self._loaded_steps is not None:
+            return self._loaded_steps
+        return 0 if self.experience is None else self.experience.collector.steps * self.trainer.world_size
 
     def make_environments(self) -> VectorEnvironment:
         """Makes this rank's training environments."""
@@ -196,7 +196,8 @@ class RLModule(LightningModule):
             )
         if stage == "fit" and self.experience is None:
             self.experience = self.make_experience(self._run_seed())
-            self._environment_steps = 0
+        if self.experience is not None:
+            self._loaded_steps = None
 
     def teardown(self, stage: str) -> None:
         """Closes all environments; they come back as they were when they are needed again."""
@@ -401,7 +402,7 @@ class RLModule(LightningModule):
                 f"the checkpoint was trained on {ours['environment']} ({ours['spaces']}), and this module has "
                 f"{self.environment.name} ({self._space_description()}): give the module the checkpoint's environment."
             )
-        self._environment_steps = ours["environment_steps"]
+        self._loaded_steps = ours["environment_steps"]
         if self.experience is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         if ours["environment"] != self.environment.name:
@@ -410,7 +411,7 @@ class RLModule(LightningModule):
                 "training cannot go on in another environment. To start from its weights, build the module with "
                 "load_from_checkpoint and fit without ckpt_path."
             )
-        self._environment_steps = 0
+        self._loaded_steps = None
         self.experience.load_state_dict(checkpoint["experience"])
 
     def _space_description(self) -> str:

@@ -184,7 +184,7 @@ class SACModule(RLModule):
             next_action, next_log_prob = self.actor.rsample(batch.next_observation, noise)
             next_q = self.target_critic(batch.next_observation, next_action).amin(0)
             next_value = next_q - self.alpha * next_log_prob
-            target = batch.reward + self.gamma * ~batch.terminated * next_value
+            target = batch.reward + self.gamma * next_value.masked_fill(batch.terminated, 0)
         q = self.critic(batch.observation, batch.action)
         loss = (q - target).square().mean(-1).sum()
         gradients = torch.autograd.grad(loss, list(self.critic.parameters()))
@@ -206,12 +206,14 @@ class SACModule(RLModule):
         return ActorGradients(gradients, loss.detach(), log_prob.detach())
 
     def alpha_gradients(self, log_prob: Tensor) -> Sequence[Tensor]:
-        """∇ of mean −α (log π + target entropy) with respect to log α (1812.05905, eq. 18).
+        """∇ of mean −log α (log π + target entropy) with respect to log α (1812.05905, eq. 18).
+
+        log α stands for α, as in the authors' implementation: a small temperature then grows back as fast as it fell.
 
         Args:
             log_prob: ``[batch]``, of the actions that the actor takes now.
         """
-        loss = -(self.log_alpha.exp() * (log_prob + self.target_entropy)).mean()
+        loss = -(self.log_alpha * (log_prob + self.target_entropy)).mean()
         return torch.autograd.grad(loss, [self.log_alpha])
 
     @property

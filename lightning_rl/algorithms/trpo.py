@@ -172,8 +172,7 @@ class TRPOModule(RLModule):
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(pooled(moments(rollout.observation)))
         self.step_schedules()
-        if self.is_logging_step():
-            self.report(self.summary(rollout, policy, value_loss))
+        self.report(self.summary(rollout, policy, value_loss))
 
     def policy_step(self, rollout: Rollout) -> PolicyStep:
         """The natural gradient's direction, as far as the KL divergence allows and the surrogate objective rises."""

@@ -25,7 +25,7 @@ class RLProgressBar(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         """What stands to the right of the bar."""
         shown: dict[str, int | str | float | dict[str, float]] = {}
-        for title, metric in {"return": "train/return", "best": "best", "evaluation": "val/return"}.items():
+        for title, metric in {"return": "train/return", "evaluation": "val/return"}.items():
             if metric in trainer.callback_metrics:
                 shown[title] = f"{float(trainer.callback_metrics[metric]):.1f}"
         steps = getattr(pl_module, "environment_steps", None)

@@ -121,11 +121,20 @@ def test_evaluation_before_and_after_fit_and_from_a_path(small_sac: SAC, quiet_t
     trainer = quiet_trainer(max_epochs=1)
     [before] = trainer.validate(module, verbose=False)
     trainer.fit(module)
+    trainer.save_checkpoint("lightning_logs/version_0/checkpoints/first.ckpt", weights_only=False)
     [after] = trainer.test(module, verbose=False)
-    [again] = quiet_trainer().test(small_sac(), ckpt_path="lightning_logs/version_0/checkpoints/last.ckpt", verbose=False)
+    [again] = quiet_trainer().test(
+        small_sac(), ckpt_path="lightning_logs/version_0/checkpoints/last.ckpt", verbose=False
+    )
     assert after == again
-    assert set(before) == {f"val/{n}" for n in ("return", "return_std", "return_min", "return_max", "length")} | {"step"}
+    assert set(before) == {f"val/{n}" for n in ("return", "return_std", "return_min", "return_max", "length")} | {
+        "step"
+    }
     assert after["step"] == 160
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module)
+    [earlier] = trainer.test(module, ckpt_path="lightning_logs/version_0/checkpoints/first.ckpt", verbose=False)
+    assert earlier == after
     [batch, rest] = trainer.predict(module)
     trajectory = batch[0]
     assert len(batch) + len(rest) == 3

@@ -58,7 +58,7 @@ def random_batch() -> tuple[Transition, Noise]:
     return batch, Noise(torch.randn(BATCH, 1).double(), torch.randn(BATCH, 1).double())
 
 
-@pytest.fixture()
+@pytest.fixture
 def module(small_sac: Callable[..., SACModule]) -> SACModule:
     torch.manual_seed(1)
     module = small_sac(
@@ -97,8 +97,8 @@ def test_one_update_is_the_equations(module: SACModule, monkeypatch: pytest.Monk
     new_actor = adam_step(old_actor, torch.autograd.grad((alpha * log_prob - q).mean(), old_actor))
     averaged = [0.9 * a + 0.1 * b for a, b in zip(module.averaged_actor.parameters(), new_actor, strict=True)]
 
-    # d/d(log α) of −α (log π + H) is −α (log π + H); the target entropy H is −1 for one action.
-    new_log_alpha = adam_step([module.log_alpha], [-(alpha * (log_prob.detach() - 1)).mean()])
+    # d/d(log α) of −log α (log π + H); the target entropy H is −1 for one action.
+    new_log_alpha = adam_step([module.log_alpha], [-(log_prob.detach() - 1).mean()])
     expected = [tensor.detach().clone() for tensor in (*new_critic, *new_target, *new_actor, *averaged, *new_log_alpha)]
 
     run_one_step(module, batch, noise, monkeypatch)

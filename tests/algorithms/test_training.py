@@ -207,7 +207,7 @@ def test_half_precision_with_loss_scaling_is_refused(small_sac: SAC, quiet_train
     module = small_sac()
     trainer = quiet_trainer(max_epochs=1)
     trainer.strategy.precision_plugin.precision = "16-mixed"  # which Lightning grants on a GPU alone
-    with pytest.raises(ValueError, match="16-mixed.*bf16-mixed"):
+    with pytest.raises(ValueError, match=r"16-mixed.*bf16-mixed"):
         trainer.fit(module)
 
 

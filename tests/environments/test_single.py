@@ -6,10 +6,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control import PendulumEnv
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.wrappers import FlattenObservation, TimeLimit
 
 from lightning_rl.environments import CheckedEnvironment, EnvironmentSpec, FaultyEnvironmentError, time_limit
+
 
 class Told(gym.Env):
     """Returns what it was told to: one observation at each reset and step, and a reward at each step."""
@@ -112,6 +114,12 @@ def test_time_limit_is_the_step_that_truncates(spec: EnvironmentSpec, limit: int
     truncated = [environment.step(np.zeros(1))[3] for _ in range(limit or 300)]
     assert truncated.count(True) == (limit is not None)
     assert truncated[-1] == (limit is not None)
+
+
+def test_time_limit_may_be_declared_by_the_environment_itself() -> None:
+    environment = PendulumEnv()
+    environment.spec = EnvSpec("OwnLimit-v0", max_episode_steps=13)
+    assert time_limit(environment) == time_limit(FlattenObservation(environment)) == 13
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="the outermost limit is taken, not the tightest")

@@ -177,7 +177,7 @@ def test_memory_stays_in_bounds_when_an_episode_ends_every_50_steps() -> None:
     buffer = ReplayBuffer(100_000, 1000, 24, 4)
     observation, action = np.zeros((1000, 24), dtype=np.float32), torch.zeros(1000, 4)
     reward, terminated = np.zeros(1000, dtype=np.float32), np.zeros(1000, dtype=bool)
-    for step in range(250):
+    for step in range(1000):  # ten times round: what was put aside for forgotten transitions is forgotten, too
         ended = np.arange(1000) % 50 == step % 50
         buffer.add(observation, action, reward, observation, terminated, ended)
     assert buffer.size == 100_000

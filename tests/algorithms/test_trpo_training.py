@@ -1,0 +1,181 @@
+"""TRPO in real Trainer runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+
+from lightning_rl import TRPOModule
+from lightning_rl.loggers import CSVLogger
+
+TRPO = Callable[..., TRPOModule]
+MakeTrainer = Callable[..., Trainer]
+
+
+class Matching(gym.Env[np.ndarray, Any]):
+    """One step an episode; the reward is one where the action is what the observation asks for."""
+
+    def __init__(self, action_space: gym.Space[Any], start: int = 0, observation_space: Any = None) -> None:
+        self.action_space = action_space
+        self.observation_space = observation_space or Box(-1, 1, (2,))
+        self.start = start
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.wanted = self.np_random.integers(0, 2, size=2)
+        return (2.0 * self.wanted - 1).astype(np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        chosen = np.atleast_1d(action) - self.start
+        reward = float((chosen == self.wanted[: len(chosen)]).mean())
+        return (2.0 * self.wanted - 1).astype(np.float32), reward, True, False, {}
+
+
+@pytest.mark.parametrize("space", [Discrete(2), Discrete(2, start=5), MultiDiscrete([2, 2])])
+def test_learns_a_discrete_choice(small_trpo: TRPO, quiet_trainer: MakeTrainer, space: Any) -> None:
+    seed_everything(0)
+    settings = {"action_space": space, "start": int(getattr(space, "start", np.zeros(1)).min())}
+    module = small_trpo(env=Matching, env_kwargs=settings, rollout_steps=64, max_kl=0.05, eval_episodes=20)
+    trainer = quiet_trainer(max_epochs=4)
+    module.steps_per_epoch = 640
+    trainer.fit(module)
+    assert trainer.callback_metrics["val/return"] == 1.0
+    observation = np.array([[1, -1], [-1, 1]], dtype=np.float32)
+    assert all(space.contains(action) for action in module.act(observation))
+
+
+def test_one_rollout_is_one_global_step_and_none_is_stale(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo()
+    acted: list[torch.Tensor] = []
+    left: list[torch.Tensor] = []
+    explore = module.explore
+
+    def watch(observation: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        acted.append(module.policy.log_std.detach().clone())
+        return explore(observation, noise)
+
+    class Watch(Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            left.append(module.policy.log_std.detach().clone())
+
+    module.explore = watch
+    trainer = quiet_trainer(max_epochs=1, callbacks=[Watch()])
+    trainer.fit(module)
+    assert trainer.global_step == 10
+    assert module.environment_steps == 320
+    assert len(acted) == 10 * 16
+    for rollout in range(1, 10):
+        assert all(torch.equal(weight, left[rollout - 1]) for weight in acted[16 * rollout : 16 * (rollout + 1)])
+        assert not torch.equal(left[rollout], left[rollout - 1])
+
+
+def test_statistics_are_frozen_from_a_rollouts_first_step_to_the_end_of_its_update(
+    small_trpo: TRPO, quiet_trainer: MakeTrainer
+) -> None:
+    module = small_trpo()
+    seen: list[torch.Tensor] = []
+    for name in ("explore", "log_prob_of", "policy_step"):
+        original = getattr(module, name)
+
+        def watch(*arguments: Any, original: Any = original) -> Any:
+            seen.append(module.policy.normalizer.mean.clone())
+            return original(*arguments)
+
+        setattr(module, name, watch)
+    quiet_trainer(max_epochs=1).fit(module)
+    calls = 16 + 1 + 1
+    for rollout in range(10):
+        means = seen[rollout * calls : (rollout + 1) * calls]
+        assert all(torch.equal(mean, means[0]) for mean in means)
+    assert not torch.equal(seen[0], seen[-1])
+
+
+def test_every_accepted_step_stays_within_the_trust_region(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    logged: list[dict[str, float]] = []
+    module = small_trpo(max_kl=0.02)
+    report = module.report
+    module.report = lambda values: (logged.append(dict(values)), report(values))
+    quiet_trainer(max_epochs=2, log_every_n_steps=1).fit(module)
+    assert len(logged) == 20
+    accepted = [values for values in logged if values["trpo/step_fraction"] > 0]
+    assert accepted
+    assert all(0 < values["trpo/kl"] <= 0.02 and values["trpo/surrogate_gain"] > 0 for values in accepted)
+
+
+@pytest.mark.parametrize("settings", [{}, {"env": "CartPole-v1", "value_target": "gae"}, {"normalize_rewards": False}])
+def test_resuming_is_exact(small_trpo: TRPO, quiet_trainer: MakeTrainer, settings: dict[str, Any]) -> None:
+    def run(max_epochs: int, checkpoint: str | None = None) -> tuple[dict[str, torch.Tensor], str]:
+        seed_everything(1)
+        trainer = quiet_trainer(max_epochs=max_epochs, logger=CSVLogger(".", version="run"))
+        module = small_trpo(**settings)
+        trainer.fit(module, ckpt_path=checkpoint)
+        metrics = Path("lightning_logs/run/metrics.csv").read_text()
+        return {name: value.clone() for name, value in module.state_dict().items()}, metrics
+
+    unbroken, curve = run(3)
+    run(1)
+    resumed, joined = run(3, "lightning_logs/run/checkpoints/last.ckpt")
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    assert joined == curve
+
+
+def test_envpool_trains_and_resuming_begins_fresh_episodes(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    pytest.importorskip("envpool")
+    module = small_trpo(backend="envpool")
+    trainer = quiet_trainer(max_epochs=1, logger=CSVLogger(".", version="run"))
+    trainer.fit(module)
+    assert module.environment_steps == 320
+    assert "train/return" in trainer.callback_metrics
+    resumed = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))
+    with pytest.warns(UserWarning, match="2 of 2 episodes in flight could not be brought back"):
+        resumed.fit(small_trpo(backend="envpool"), ckpt_path="lightning_logs/run/checkpoints/last.ckpt")
+    assert resumed.global_step == 20
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ({"gae_lambda": 2}, ValueError, r"gae_lambda=2: a number in \[0, 1\]"),
+        ({"max_kl": 0}, ValueError, r"max_kl=0: a number in \(0, inf\)"),
+        ({"cg_iters": 0}, ValueError, "cg_iters=0: an integer of at least 1"),
+        ({"value_batch_size": 64}, ValueError, "rollout_steps=16 .* num_envs=2 .* value_batch_size=64.*at most 32"),
+        ({"value_target": "td"}, ValueError, "'monte_carlo' or 'gae'"),
+        (
+            {"env": Matching, "env_kwargs": {"action_space": Discrete(2), "observation_space": Dict(a=Box(0, 1))}},
+            TypeError,
+            "Dict.*FlattenObservation",
+        ),
+        ({"env": Matching, "env_kwargs": {"action_space": MultiBinary(2)}}, TypeError, "MultiBinary.*MultiDiscrete"),
+        (
+            {"env": Matching, "env_kwargs": {"action_space": Discrete(2)}, "backend": "envpool"},
+            ValueError,
+            "'Matching'",
+        ),
+    ],
+)
+def test_message(small_trpo: TRPO, overrides: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        small_trpo(**overrides)
+
+
+def test_a_missing_envpool_says_what_to_install(small_trpo: TRPO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "envpool", None)
+    with pytest.raises(ImportError, match=r"lightning-rl\[envpool\]"):
+        small_trpo(backend="envpool")
+
+
+def test_a_discrete_policy_does_not_load_a_continuous_checkpoint(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    continuous = small_trpo()
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(continuous)
+    trainer.save_checkpoint("continuous.ckpt", weights_only=False)
+    with pytest.raises(ValueError, match=r"trained on Pendulum-v1 .*Box.*CartPole-v1 .*Discrete"):
+        quiet_trainer(max_epochs=1).fit(small_trpo(env="CartPole-v1"), ckpt_path="continuous.ckpt")

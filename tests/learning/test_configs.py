@@ -1,0 +1,34 @@
+"""Shortened runs of committed configurations learn; their full results are in results/."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+
+from lightning_rl import SACModule, TRPOModule
+from lightning_rl.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
+
+
+def tested(module: SACModule | TRPOModule) -> float:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    [statistics] = trainer.test(module, verbose=False)
+    return statistics["test/return"]
+
+
+def fit(config: str, epochs: int) -> None:
+    torch.set_num_threads(2)
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    main(["fit", "--config", str(CONFIGS / config), "--trainer.max_epochs", str(epochs), *quiet])
+
+
+def test_sac_swings_the_pendulum_up_within_6000_steps() -> None:
+    fit("sac/pendulum.yaml", epochs=6)
+    assert tested(SACModule.load_from_checkpoint(BEST, eval_episodes=50)) > -200  # a random policy: −1200
+
+
+def test_trpo_balances_the_pole_within_41000_steps() -> None:
+    fit("trpo/cart_pole.yaml", epochs=4)
+    assert tested(TRPOModule.load_from_checkpoint(BEST, eval_episodes=50)) > 450  # a random policy: 22
