@@ -64,7 +64,7 @@ def plain(value: Any) -> Any:
         if path is not None:
             return {"class_path": path, "init_args": plain(value.keywords)}
     return import_path(value) or (
-        f"<a {type(value).__name__} that the checkpoint could not store: give it again as a keyword argument of "
+        f"<a {type(value).__name__} that the checkpoint could not store; give it again as a keyword argument of "
         "load_from_checkpoint>"
     )
 

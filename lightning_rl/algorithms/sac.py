@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any, Literal, NamedTuple
@@ -105,7 +106,9 @@ class SACModule(RLModule):
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__(env, env_kwargs, num_envs, backend, max_episode_steps, steps_per_epoch, eval_episodes)
-        self.save_hyperparameters()
+        with warnings.catch_warnings():  # networks that are given are not stored: see the next line
+            warnings.filterwarnings("ignore", message="Attribute '(actor|critic)' is an instance of `nn.Module`")
+            self.save_hyperparameters()
         self._store_plain_hyperparameters()
         action_space = _bounded(self.environment.name, self.action_space)
         require_integer(1, batch_size=batch_size, buffer_size=buffer_size, train_freq=train_freq)

@@ -194,6 +194,6 @@ def test_what_a_checkpoint_cannot_store_is_asked_for(small_sac: SAC, quiet_train
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(small_sac(env=lambda: make_pendulum()))
     trainer.save_checkpoint("local.ckpt", weights_only=False)
-    with pytest.raises(ValueError, match="could not store: give it again"):
+    with pytest.raises(ValueError, match="could not store; give it again"):
         SACModule.load_from_checkpoint("local.ckpt")
     assert SACModule.load_from_checkpoint("local.ckpt", env=make_pendulum).environment.make().unwrapped.g == 5.0
