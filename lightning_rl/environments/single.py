@@ -68,7 +68,7 @@ def _make_registered(name: str, max_episode_steps: int | None, kwargs: Mapping[s
         return gym.make(name, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
     except gym.error.DependencyNotInstalled as error:
         raise ImportError(f"env={name!r} needs a package that is not installed: {error}") from error
-    except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
+    except (gym.error.Error, ModuleNotFoundError) as error:
         raise ValueError(
             f"env={name!r} is not an environment that Gymnasium knows ({error}). Give a registered id such as "
             "'BipedalWalker-v3', 'module:id' for an id that importing a module registers, or the import path of a "
