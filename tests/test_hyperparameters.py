@@ -173,6 +173,5 @@ def test_plain_values_load_without_pickled_classes() -> None:
     assert loaded(values) == values
 
 
-@pytest.mark.xfail(strict=True, reason="a NumPy float is a float, and stays a NumPy one")
 def test_numpy_floats_load_without_pickled_classes() -> None:
     assert loaded(plain({"gamma": np.float64(0.98)})) == {"gamma": 0.98}

@@ -1,9 +1,13 @@
 """Hyperparameters: checked when they are given, plain values when they are stored."""
 
 import importlib
+import inspect
 import math
 from functools import partial
 from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule
 
 
 def require_integer(minimum: int, **values: int) -> None:
@@ -53,6 +57,8 @@ def plain(value: Any) -> Any:
     What has no import path (a lambda, a module that is already built) becomes a text that says so, which fails with
     that text when the checkpoint is loaded without the value being given again.
     """
+    if isinstance(value, np.generic):
+        return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -81,3 +87,17 @@ def import_path(value: Any) -> str | None:
     except (ImportError, AttributeError):
         return None
     return f"{module}.{name}" if found is value else None
+
+
+def storable(module: LightningModule) -> dict[str, Any]:
+    """A module's hyperparameters as plain values, with what ``load_from_checkpoint`` needs to build it again."""
+    defaults = inspect.signature(type(module).__init__).parameters
+    values = {
+        name: plain(value)
+        for name, value in module.hparams.items()
+        # A default that is a lambda has no import path, and needs none.
+        if not (callable(value) and name in defaults and value is defaults[name].default)
+    }
+    values["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
+    values["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+    return values

@@ -1,13 +1,10 @@
-import inspect
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -15,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_rl.algorithms.hyperparameters import plain, require_integer, require_multiple
+from lightning_rl.algorithms.checkpoint import FORMAT, describe_spaces, require_compatible, require_same_run
+from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, storable
 from lightning_rl.callbacks import default_callbacks
 from lightning_rl.distributed import average
 from lightning_rl.environments import (
@@ -29,14 +27,11 @@ from lightning_rl.environments import (
     GymnasiumEnvironments,
     VectorEnvironment,
     require_envpool,
-    time_limit,
+    spaces,
 )
-from lightning_rl.environments.single import unusable_observations
 from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, play
 from lightning_rl.experience import Collector, EpochStream
 from lightning_rl.loggers import CSVLogger
-
-CHECKPOINT_FORMAT = 1
 
 
 class Experience(Protocol):
@@ -98,7 +93,7 @@ class RLModule(LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.eval_episodes = eval_episodes
         self.environment = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps)
-        self.observation_space, self.action_space = _spaces(self.environment)
+        self.observation_space, self.action_space = spaces(self.environment)
         if backend == "envpool":
             require_envpool(self.environment)
         self.experience: Experience | None = None
@@ -376,9 +371,9 @@ class RLModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the format version, the environment, and (in a full checkpoint) the experience."""
         checkpoint["lightning_rl"] = {
-            "format": CHECKPOINT_FORMAT,
+            "format": FORMAT,
             "environment": self.environment.name,
-            "spaces": self._space_description(),
+            "spaces": describe_spaces(self.observation_space, self.action_space),
             "environment_steps": self.environment_steps,
         }
         if "loops" in checkpoint and self.experience is not None:
@@ -390,70 +385,22 @@ class RLModule(LightningModule):
         Raises:
             ValueError: the checkpoint has a newer format, other spaces, or (in ``fit``) another environment.
         """
-        ours = checkpoint.get("lightning_rl")
-        if ours is None or ours["format"] > CHECKPOINT_FORMAT:
-            found = "no format version" if ours is None else f"format {ours['format']}"
-            raise ValueError(
-                f"the checkpoint has {found}, and this version of lightning_rl reads formats up to "
-                f"{CHECKPOINT_FORMAT}: use the version that wrote it."
-            )
-        if ours["spaces"] != self._space_description():
-            raise ValueError(
-                f"the checkpoint was trained on {ours['environment']} ({ours['spaces']}), and this module has "
-                f"{self.environment.name} ({self._space_description()}): give the module the checkpoint's environment."
-            )
+        spaces = describe_spaces(self.observation_space, self.action_space)
+        require_compatible(checkpoint, self.environment.name, spaces)
+        ours = checkpoint["lightning_rl"]
         self._loaded_steps = ours["environment_steps"]
         if self.experience is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        if ours["environment"] != self.environment.name:
-            raise ValueError(
-                f"the checkpoint was trained on {ours['environment']}, and this module has {self.environment.name}: "
-                "training cannot go on in another environment. To start from its weights, build the module with "
-                "load_from_checkpoint and fit without ckpt_path."
-            )
+        require_same_run(ours, self.environment.name, self.trainer.world_size)
         self._loaded_steps = None
         self.experience.load_state_dict(checkpoint["experience"])
-
-    def _space_description(self) -> str:
-        bounds = ""
-        if isinstance(self.action_space, Box):
-            bounds = f" in [{self.action_space.low.min():g}, {self.action_space.high.max():g}]"
-        return (
-            f"observations {self.observation_space.shape}, actions {type(self.action_space).__name__} "
-            f"{self.action_space.shape}{bounds}"
-        )
 
     def _store_plain_hyperparameters(self) -> None:
         """Turns the hyperparameters into plain values, from which ``load_from_checkpoint`` builds the module again.
 
         Those that came from the command line are plain already.
         """
-        if "_instantiator" in self.hparams:
-            return
-        defaults = inspect.signature(type(self).__init__).parameters
-        values = {
-            name: plain(value)
-            for name, value in self.hparams.items()
-            # A default that is a lambda has no import path, and needs none.
-            if not (callable(value) and name in defaults and value is defaults[name].default)
-        }
-        values["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        values["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
-        self.hparams.clear()
-        self.save_hyperparameters(values)
-
-
-def _spaces(spec: EnvironmentSpec) -> tuple[Box, gym.Space[Any]]:
-    """The spaces of one environment, which is made and closed; refuses what cannot be learned in."""
-    environment = spec.make()
-    try:
-        if not isinstance(environment.observation_space, Box):
-            raise TypeError(unusable_observations(spec.name, environment.observation_space))
-        if time_limit(environment) is None:
-            raise ValueError(
-                f"{spec.name} sets no limit to its episodes' length, and an evaluation might never end: give "
-                "max_episode_steps (more than its longest episode, if every episode ends by itself)."
-            )
-        return environment.observation_space, environment.action_space
-    finally:
-        environment.close()
+        if "_instantiator" not in self.hparams:
+            values = storable(self)
+            self.hparams.clear()
+            self.save_hyperparameters(values)

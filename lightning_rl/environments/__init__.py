@@ -9,7 +9,7 @@ from lightning_rl.environments.seeds import (
     TrainingSeeds,
     generator,
 )
-from lightning_rl.environments.single import CheckedEnvironment, EnvironmentSpec, FaultyEnvironmentError, time_limit
+from lightning_rl.environments.single import CheckedEnvironment, EnvironmentSpec, FaultyEnvironmentError, spaces
 from lightning_rl.environments.vector import Step, VectorEnvironment
 
 __all__ = [
@@ -30,5 +30,5 @@ __all__ = [
     "VectorEnvironment",
     "generator",
     "require_envpool",
-    "time_limit",
+    "spaces",
 ]

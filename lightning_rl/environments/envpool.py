@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,9 @@ class EnvPoolEnvironments:
 
         limit = self._spec.max_episode_steps
         kwargs = dict(self._spec.env_kwargs) | ({} if limit is None else {"max_episode_steps": limit})
-        return envpool.make_gymnasium(self._spec.name, num_envs=self.num_envs, seed=list(seeds), **kwargs)
+        with warnings.catch_warnings():  # EnvPool writes its spaces' bounds in more digits than they have
+            warnings.filterwarnings("ignore", message=".*precision lowered by casting")
+            return envpool.make_gymnasium(self._spec.name, num_envs=self.num_envs, seed=list(seeds), **kwargs)
 
     def _checked(self, observation: Any) -> Array:
         if observation.shape != self._shape:

@@ -101,13 +101,15 @@ def keeps_hidden_state(environment: gym.Env[Any, Any]) -> bool:
 
 
 def time_limit(environment: gym.Env[Any, Any]) -> int | None:
-    """The number of steps after which an episode is truncated, if a limit is declared."""
+    """The number of steps after which an episode is truncated, if a limit is declared; the tightest of several."""
+    declared = environment.spec.max_episode_steps if environment.spec is not None else None
+    limits = [] if declared is None else [declared]
     layer: gym.Env[Any, Any] = environment
     while isinstance(layer, gym.Wrapper):
         if isinstance(layer, TimeLimit):
-            return int(layer._max_episode_steps)
+            limits.append(int(layer._max_episode_steps))
         layer = layer.env
-    return environment.spec.max_episode_steps if environment.spec is not None else None
+    return min(limits, default=None)
 
 
 class CheckedEnvironment(gym.Env[Array, Any]):
@@ -166,7 +168,8 @@ class CheckedEnvironment(gym.Env[Array, Any]):
                 f"{self._where()} returned an observation of shape {array.shape}; its observation space promises "
                 f"{self._shape}."
             )
-        flat = array.reshape(-1).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+            flat = array.reshape(-1).astype(np.float32)
         if not np.isfinite(flat).all():
             index = int(np.flatnonzero(~np.isfinite(flat))[0])
             raise FaultyEnvironmentError(
@@ -185,3 +188,24 @@ def unusable_observations(name: str, space: gym.Space[Any]) -> str:
         f"{name} has the observation space {type(space).__name__}, and Box was expected: wrap the environment in "
         "gymnasium.wrappers.FlattenObservation, which turns Dict, Tuple and Discrete observations into a vector."
     )
+
+
+def spaces(spec: EnvironmentSpec) -> tuple[Box, gym.Space[Any]]:
+    """Observation and action space of one environment, which is made and closed.
+
+    Raises:
+        TypeError: the observations are no ``Box``.
+        ValueError: no limit to an episode's length is declared.
+    """
+    environment = spec.make()
+    try:
+        if not isinstance(environment.observation_space, Box):
+            raise TypeError(unusable_observations(spec.name, environment.observation_space))
+        if time_limit(environment) is None:
+            raise ValueError(
+                f"{spec.name} sets no limit to its episodes' length, and an evaluation might never end: give "
+                "max_episode_steps (more than its longest episode, if every episode ends by itself)."
+            )
+        return environment.observation_space, environment.action_space
+    finally:
+        environment.close()

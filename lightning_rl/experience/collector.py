@@ -185,13 +185,17 @@ class Collector:
 
 
 def _side_by_side(histories: list[Actions]) -> list[Actions]:
-    """Histories of different lengths, ended together, as one array of all environments a step."""
+    """Histories of different lengths, ended together, as one array of all environments a step.
+
+    What precedes a shorter one is filled up with an action that was taken: not every number is an action.
+    """
     longest = max(len(history) for history in histories)
     if longest == 0:
         return []
     like = next(history for history in histories if len(history))
-    together = np.zeros((longest, len(histories), *like.shape[1:]), dtype=like.dtype)
+    together = np.empty((longest, len(histories), *like.shape[1:]), dtype=like.dtype)
     for index, history in enumerate(histories):
+        together[:, index] = history[0] if len(history) else like[0]
         if len(history):
             together[longest - len(history) :, index] = history
     return list(together)

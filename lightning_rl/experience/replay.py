@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_rl.environments import Actions, Array, Mask, Purpose, generator
 from lightning_rl.experience.collector import Collector
+from lightning_rl.experience.noise import ExplorationNoise
 
 
 class Transition(NamedTuple):
@@ -201,35 +202,6 @@ class ReplayBuffer:
             self.last_observation[held % room] = old[held % len(old)]
 
 
-class ExplorationNoise:
-    """Standard normal noise correlated in time: ε_t = ρ ε_{t−1} + √(1 − ρ²) n_t.
-
-    At an episode's first step ε is drawn afresh. Each ε_t is standard normal by itself, so that the policy's marginal
-    is unchanged; only successive steps resemble each other (Eberhard et al. 2023, "Pink noise is all you need").
-
-    Args:
-        correlation: ρ in [0, 1); 0 gives white noise.
-        num_envs: environments.
-        action_size: numbers an action.
-    """
-
-    def __init__(self, correlation: float, num_envs: int, action_size: int) -> None:
-        self.correlation = correlation
-        self.value = torch.zeros(num_envs, action_size)
-
-    def draw(self, first: Mask, random: torch.Generator) -> Tensor:
-        """The next ε, ``[num_envs, action_size]``.
-
-        Args:
-            first: ``[num_envs]``: true at an episode's first step.
-            random: where n_t comes from.
-        """
-        white = torch.randn(self.value.shape, generator=random)
-        coloured = self.correlation * self.value + (1 - self.correlation**2) ** 0.5 * white
-        self.value = torch.where(torch.from_numpy(first)[:, None], white, coloured)
-        return self.value
-
-
 class ReplayExperience:
     """What SAC has lived through, and the rounds in which it goes on.
 
@@ -323,10 +295,11 @@ class ReplayExperience:
     def _step(self) -> None:
         observation, first = self.collector.observation, self.collector.lengths == 0
         random = self._random[Purpose.EXPLORATION]
+        noise = self._noise.draw(first, random)  # in the warm-up too: it has to run from an episode's first step on
         if self.collector.steps < self.learning_starts:
-            action = 2 * torch.rand(self._noise.value.shape, generator=random) - 1
+            action = 2 * torch.rand(noise.shape, generator=random) - 1
         else:
-            action = self._act(torch.from_numpy(observation), self._noise.draw(first, random))
+            action = self._act(torch.from_numpy(observation), noise)
         step = self.collector.step(self._to_environment(action))
         ended = step.terminated | step.truncated
         self.buffer.add(observation, action, step.reward, step.observation, step.terminated, ended)

@@ -221,7 +221,6 @@ def test_episodes_of_environments_without_seeds_begin_anew_with_a_warning() -> N
     assert twin.steps == 75
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="shorter histories are filled up with actions of zero")
 def test_environments_are_only_ever_given_actions_that_were_taken() -> None:
     ours = collector(Careful)
     ours.open()

@@ -84,7 +84,6 @@ def test_transition_before_a_lost_episode_keeps_its_true_next_observation() -> N
     assert len(pairs) == 8
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="after the warm-up the noise begins at 0 in mid-episode")
 def test_exploration_noise_has_variance_1_from_the_policys_first_step_on() -> None:
     lanes = 20_000
     experience = Experience(num_envs=lanes, buffer_size=10 * lanes, learning_starts=2 * lanes)

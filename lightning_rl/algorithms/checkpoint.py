@@ -1,0 +1,55 @@
+"""What a checkpoint says of itself, and whether it fits."""
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.spaces import Box
+
+FORMAT = 1
+"""The version of the layout that this package writes."""
+
+
+def describe_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> str:
+    """The spaces in words, the same words for spaces that one policy fits."""
+    bounds = f" in [{action_space.low.min():g}, {action_space.high.max():g}]" if isinstance(action_space, Box) else ""
+    kind = f"{type(action_space).__name__} {action_space.shape}{bounds}" if bounds else str(action_space)
+    return f"observations {observation_space.shape}, actions {kind}"
+
+
+def require_compatible(checkpoint: dict[str, Any], environment: str, spaces: str) -> None:
+    """Refuses a checkpoint of a newer format or of other spaces.
+
+    Raises:
+        ValueError: says what the checkpoint has and what was expected.
+    """
+    ours = checkpoint.get("lightning_rl")
+    if ours is None or ours["format"] > FORMAT:
+        found = "no format version of this package" if ours is None else f"format {ours['format']}"
+        raise ValueError(
+            f"the checkpoint has {found}, and this version of lightning_rl reads formats up to {FORMAT}: use the "
+            "version that wrote it."
+        )
+    if ours["spaces"] != spaces:
+        raise ValueError(
+            f"the checkpoint was trained on {ours['environment']} ({ours['spaces']}), and this module has "
+            f"{environment} ({spaces}): give the module the checkpoint's environment."
+        )
+
+
+def require_same_run(ours: dict[str, Any], environment: str, world_size: int) -> None:
+    """Refuses to let training go on from the experience of another environment, or on several ranks.
+
+    Raises:
+        ValueError: says what the checkpoint has and what to do.
+    """
+    if ours["environment"] != environment:
+        raise ValueError(
+            f"the checkpoint was trained on {ours['environment']}, and this module has {environment}: training cannot "
+            "go on in another environment. To start from its weights, build the module with load_from_checkpoint and "
+            "fit without ckpt_path."
+        )
+    if world_size > 1:
+        raise ValueError(
+            f"the checkpoint holds the experience of one rank, and there are {world_size}: resume on one device. To "
+            "start from its weights, build the module with load_from_checkpoint and fit without ckpt_path."
+        )
