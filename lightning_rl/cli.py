@@ -1,6 +1,11 @@
+import argparse
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,6 +29,9 @@ class RLCLI(LightningCLI):
         """A command without ``--model`` means SAC, or whatever the checkpoint holds."""
         parser.set_defaults({"model": {"class_path": "lightning_rl.SACModule"}})
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: LightningCLI would lay the checkpoint's hyperparameters over the user's (`checkpoint_settings`)."""
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Sets up the run's folder, and somewhere for predictions to go."""
         trainer = super().instantiate_trainer(**kwargs)
@@ -37,11 +45,36 @@ class RLCLI(LightningCLI):
 
 def main(args: list[str] | None = None) -> None:
     """The command ``lightning-rl``."""
+    given = sys.argv[1:] if args is None else args
+    with tempfile.TemporaryDirectory() as folder:
+        run([*given[:1], *checkpoint_settings(given, Path(folder)), *given[1:]])
+
+
+def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
+    """The hyperparameters of ``--ckpt_path`` as a first ``--config``, which the user's own and all flags override."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ckpt_path", type=Path)
+    checkpoint = parser.parse_known_args(args)[0].ckpt_path
+    if checkpoint is None or not checkpoint.is_file():
+        return []
+    settings = torch.load(checkpoint, map_location="cpu", weights_only=True).get("hyper_parameters", {})
+    class_path = settings.pop("_class_path", None)
+    if class_path is None:
+        return []
+    settings.pop("_instantiator", None)
+    path = folder / "checkpoint.yaml"
+    path.write_text(yaml.safe_dump({"model": {"class_path": class_path, "init_args": settings}}))
+    return ["--config", str(path)]
+
+
+def run(args: list[str]) -> None:
+    """Runs the command with these arguments."""
+    # LightningCLI warns of arguments given from Python while the process has some, which are the same ones.
+    sys.argv = [sys.argv[0], *args]
     RLCLI(
         RLModule,
         subclass_mode_model=True,
         trainer_defaults=TRAINER_DEFAULTS,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        args=args,
     )

@@ -100,8 +100,8 @@ class EpisodeStatistics(Metric):
     returns: list[Tensor]
     lengths: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.add_state("returns", default=[], dist_reduce_fx="cat")
         self.add_state("lengths", default=[], dist_reduce_fx="cat")
 

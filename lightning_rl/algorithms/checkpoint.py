@@ -11,9 +11,11 @@ FORMAT = 1
 
 def describe_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> str:
     """The spaces in words, the same words for spaces that one policy fits."""
-    bounds = f" in [{action_space.low.min():g}, {action_space.high.max():g}]" if isinstance(action_space, Box) else ""
-    kind = f"{type(action_space).__name__} {action_space.shape}{bounds}" if bounds else str(action_space)
-    return f"observations {observation_space.shape}, actions {kind}"
+    actions = str(action_space)
+    if isinstance(action_space, Box):  # whose own text leaves out bounds that differ by dimension
+        low, high = action_space.low.reshape(-1).tolist(), action_space.high.reshape(-1).tolist()
+        actions = f"Box {action_space.shape} from {low} to {high}"
+    return f"observations {observation_space.shape}, actions {actions}"
 
 
 def require_compatible(checkpoint: dict[str, Any], environment: str, spaces: str) -> None:
@@ -36,20 +38,27 @@ def require_compatible(checkpoint: dict[str, Any], environment: str, spaces: str
         )
 
 
-def require_same_run(ours: dict[str, Any], environment: str, world_size: int) -> None:
-    """Refuses to let training go on from the experience of another environment, or on several ranks.
+def require_same_run(checkpoint: dict[str, Any], environment: str, world_size: int) -> None:
+    """Refuses to let training go on without experience, from that of another environment, or on several ranks.
 
     Raises:
         ValueError: says what the checkpoint has and what to do.
     """
+    if "experience" not in checkpoint:
+        raise ValueError(
+            "the checkpoint holds weights alone, from which training cannot go on: build the module with "
+            "load_from_checkpoint and fit without ckpt_path to start from them."
+        )
+    ours = checkpoint["lightning_rl"]
     if ours["environment"] != environment:
         raise ValueError(
             f"the checkpoint was trained on {ours['environment']}, and this module has {environment}: training cannot "
             "go on in another environment. To start from its weights, build the module with load_from_checkpoint and "
             "fit without ckpt_path."
         )
-    if world_size > 1:
+    if max(world_size, ours["world_size"]) > 1:
         raise ValueError(
-            f"the checkpoint holds the experience of one rank, and there are {world_size}: resume on one device. To "
-            "start from its weights, build the module with load_from_checkpoint and fit without ckpt_path."
+            f"the checkpoint of {ours['world_size']} ranks holds the experience of the first, and there are "
+            f"{world_size} now: resuming works with one rank. To start from the weights, build the module with "
+            "load_from_checkpoint and fit without ckpt_path."
         )

@@ -91,12 +91,14 @@ def import_path(value: Any) -> str | None:
 
 def storable(module: LightningModule) -> dict[str, Any]:
     """A module's hyperparameters as plain values, with what ``load_from_checkpoint`` needs to build it again."""
-    defaults = inspect.signature(type(module).__init__).parameters
+    initialisers = [vars(each)["__init__"] for each in type(module).__mro__ if "__init__" in vars(each)]
+    signatures = [inspect.signature(each) for each in initialisers]
+    defaults = {name: each.default for signature in signatures for name, each in signature.parameters.items()}
     values = {
         name: plain(value)
         for name, value in module.hparams.items()
         # A default that is a lambda has no import path, and needs none.
-        if not (callable(value) and name in defaults and value is defaults[name].default)
+        if not (callable(value) and value is defaults.get(name))
     }
     values["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
     values["_instantiator"] = "lightning.pytorch.cli.instantiate_module"

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lightning_rl.algorithms.checkpoint import FORMAT, describe_spaces, require_compatible, require_same_run
 from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, storable
 from lightning_rl.callbacks import default_callbacks
+from lightning_rl.callbacks.checkpoints import warn_of_uncrossed
 from lightning_rl.distributed import average
 from lightning_rl.environments import (
     TEST_SEEDS,
@@ -32,6 +33,8 @@ from lightning_rl.environments import (
 from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, play
 from lightning_rl.experience import Collector, EpochStream
 from lightning_rl.loggers import CSVLogger
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
 class Experience(Protocol):
@@ -182,12 +185,13 @@ class RLModule(LightningModule):
         """Makes the experience when training begins; a second ``fit`` goes on with it.
 
         Raises:
-            ValueError: the precision is one whose loss scaling the update would bypass.
+            ValueError: the precision is one in which updates would go wrong.
         """
-        if self.trainer.precision == "16-mixed":
+        if self.trainer.precision not in PRECISIONS:
             raise ValueError(
-                "precision='16-mixed' scales losses, which gradients taken by hand would not undo: bf16-mixed was "
-                "expected, which has float32's range and needs no scaling."
+                f"precision={self.trainer.precision!r}: one of {', '.join(PRECISIONS)} was expected. 16-mixed scales "
+                "losses, which gradients taken by hand would not undo, and bf16-mixed needs no scaling; parameters in "
+                "half precision do not learn."
             )
         if stage == "fit" and self.experience is None:
             self.experience = self.make_experience(self._run_seed())
@@ -207,7 +211,10 @@ class RLModule(LightningModule):
         if given is not None:
             return int(given)
         drawn: int = self.trainer.strategy.broadcast(int.from_bytes(os.urandom(4), "big"))
-        rank_zero_info(f"No seed was given: this run has drawn seed {drawn}.")
+        rank_zero_info(
+            f"No seed was given: this run has drawn seed {drawn} for its episodes and noise. seed_everything, called "
+            "before the module is made, makes a whole run repeatable."
+        )
         return drawn
 
     def train_dataloader(self) -> EpochStream[Any]:
@@ -331,6 +338,13 @@ class RLModule(LightningModule):
 
     # Logging and checkpoints.
 
+    updates_per_item = 1
+    """Updates that one item of the stream carries."""
+
+    def on_fit_start(self) -> None:
+        """Says which of the user's checkpoints would fire late or never."""
+        warn_of_uncrossed(self.trainer, self.updates_per_item)
+
     def on_train_start(self) -> None:
         """Takes back what was logged after the checkpoint from which training goes on."""
         for logger in self.trainer.loggers:
@@ -347,7 +361,7 @@ class RLModule(LightningModule):
         """Gives values to callbacks, progress bar and loggers, with the training episodes that ended meanwhile."""
         assert self.experience is not None
         episodes = self.experience.collector.finished()
-        statistics = EpisodeStatistics()
+        statistics = EpisodeStatistics(sync_on_compute=False)  # this rank's: another may have no episode to tell of
         if episodes:
             statistics.update([e.episode_return for e in episodes], [e.length for e in episodes])
             computed = statistics.compute()
@@ -375,8 +389,9 @@ class RLModule(LightningModule):
             "environment": self.environment.name,
             "spaces": describe_spaces(self.observation_space, self.action_space),
             "environment_steps": self.environment_steps,
+            "world_size": self.trainer.world_size,
         }
-        if "loops" in checkpoint and self.experience is not None:
+        if "optimizer_states" in checkpoint and self.experience is not None:
             checkpoint["experience"] = self.experience.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -391,7 +406,7 @@ class RLModule(LightningModule):
         self._loaded_steps = ours["environment_steps"]
         if self.experience is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        require_same_run(ours, self.environment.name, self.trainer.world_size)
+        require_same_run(checkpoint, self.environment.name, self.trainer.world_size)
         self._loaded_steps = None
         self.experience.load_state_dict(checkpoint["experience"])
 

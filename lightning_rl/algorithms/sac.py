@@ -1,3 +1,4 @@
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -88,8 +89,8 @@ class SACModule(RLModule):
         activation: type[nn.Module] = nn.ReLU,
         actor: nn.Module | None = None,
         critic: nn.Module | None = None,
-        gamma: float = 0.99,
-        tau: float = 0.005,
+        gamma: float = 0.98,
+        tau: float = 0.01,
         alpha: float | Literal["auto"] = "auto",
         target_entropy: float | Literal["auto"] = "auto",
         batch_size: int = 256,
@@ -100,9 +101,9 @@ class SACModule(RLModule):
         noise_correlation: float = 0.9,
         actor_averaging: float = 0.0,
         save_replay_buffer: bool = True,
-        steps_per_epoch: int = 10_000,
+        steps_per_epoch: int = 10_240,
         eval_episodes: int = 10,
-        optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=3e-4, fused=True),
+        optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=4e-4, fused=True),
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__(env, env_kwargs, num_envs, backend, max_episode_steps, steps_per_epoch, eval_episodes)
@@ -116,6 +117,8 @@ class SACModule(RLModule):
         require_integer(-1, gradient_steps=gradient_steps)
         require_within(0, 1, gamma=gamma, tau=tau, actor_averaging=actor_averaging)
         require_within(0, 1, open_high=True, noise_correlation=noise_correlation)
+        for width in hidden_sizes:
+            require_integer(1, hidden_sizes=width)
         require_multiple(
             learning_starts=(learning_starts, "num_envs", num_envs),
             train_freq=(train_freq, "num_envs", num_envs),
@@ -133,6 +136,7 @@ class SACModule(RLModule):
         self.learning_starts = learning_starts
         self.train_freq = train_freq
         self.gradient_steps = train_freq if gradient_steps == -1 else gradient_steps
+        self.updates_per_item = self.gradient_steps
         self.noise_correlation = noise_correlation
         self.actor_averaging = actor_averaging
         self.save_replay_buffer = save_replay_buffer
@@ -147,8 +151,10 @@ class SACModule(RLModule):
         self.averaged_actor = deepcopy(self.actor).requires_grad_(False) if actor_averaging else None
         self.learns_alpha = alpha == "auto"
         if alpha != "auto":
-            require_within(0, float("inf"), alpha=alpha)
-        self.target_entropy = -float(self.action_size) if target_entropy == "auto" else target_entropy
+            require_within(0, math.inf, alpha=alpha)
+        if target_entropy != "auto":
+            require_within(-math.inf, math.inf, target_entropy=target_entropy)
+        self.target_entropy = -float(self.action_size) if target_entropy == "auto" else float(target_entropy)
         initial_alpha = 1.0 if alpha == "auto" else float(alpha)
         self.log_alpha = nn.Parameter(torch.tensor(initial_alpha).log(), requires_grad=self.learns_alpha)
 
@@ -308,7 +314,7 @@ def _bounded(name: str, space: gym.Space[Any]) -> Box:
     """The action space, if SAC can act in it.
 
     Raises:
-        TypeError: it is discrete, or no ``Box``.
+        TypeError: it is discrete, holds integers, or is no ``Box``.
         ValueError: it is unbounded.
     """
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
@@ -320,6 +326,8 @@ def _bounded(name: str, space: gym.Space[Any]) -> Box:
             f"{name} has the action space {type(space).__name__}, and SAC needs a bounded Box: wrap the environment "
             "so that an action is one vector."
         )
+    if not np.issubdtype(space.dtype, np.floating):
+        raise TypeError(f"{name} has the action space {space}, which holds integers, and SAC acts in real numbers.")
     if not space.is_bounded():
         raise ValueError(
             f"{name} has unbounded actions ({space}), and SAC squashes actions into bounds: wrap the environment in "

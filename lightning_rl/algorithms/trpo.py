@@ -167,12 +167,17 @@ class TRPOModule(RLModule):
             policy_optimizer, [-step for step in policy.step]
         )  # gradient descent, at a learning rate of one
         value_loss = math.nan
-        if policy.unusable is None or bool(rollout.value_target.isfinite().all()):
+        if self.on_all_ranks(rollout.value_target.isfinite().all()):
             value_loss = self.fit_value(rollout, value_optimizer)
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(pooled(moments(rollout.observation)))
         self.step_schedules()
         self.report(self.summary(rollout, policy, value_loss))
+
+    def on_all_ranks(self, condition: Tensor) -> bool:
+        """Whether a condition holds on every rank, so that all ranks decide alike."""
+        (share,) = average([condition.to(self.parameter_dtype).reshape(1)])
+        return float(share) == 1.0
 
     def policy_step(self, rollout: Rollout) -> PolicyStep:
         """The natural gradient's direction, as far as the KL divergence allows and the surrogate objective rises."""
@@ -186,12 +191,12 @@ class TRPOModule(RLModule):
             return (advantage * (self.policy.log_prob(new, rollout.action) - rollout.log_prob).exp()).mean()
 
         gradient = flatten(average(torch.autograd.grad(surrogate(distribution), parameters)))
-        product = self.fisher_product(rollout.observation, parameters)
+        product = self.damped_fisher(rollout.observation, parameters)
         full_step = natural_step(product, gradient, self.cg_iters, self.max_kl)
         if full_step is None:
             nothing = LineSearch(0.0, 0.0, 0.0, 0)
             zeros = [torch.zeros_like(parameter) for parameter in parameters]
-            return PolicyStep(zeros, nothing, float(gradient.norm()), entropy, unusable(advantage, gradient))
+            return PolicyStep(zeros, nothing, float(gradient.norm()), entropy, what_is_unusable(advantage, gradient))
 
         before = surrogate(old)
 
@@ -205,8 +210,8 @@ class TRPOModule(RLModule):
         step = unflatten(search.fraction * full_step, parameters)
         return PolicyStep(step, search, float(gradient.norm()), entropy, None)
 
-    def fisher_product(self, observation: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-        """V ↦ (F + damping) v, over every `fisher_stride`-th state."""
+    def damped_fisher(self, observation: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        """The function v ↦ (F + damping) v, over every `fisher_stride`-th state."""
         states = observation.flatten(0, 1)[:: self.fisher_stride]
         return fisher_vector_product(self.policy(states), parameters, self.policy.fisher_product, self.cg_damping)
 
@@ -284,6 +289,20 @@ class TRPOModule(RLModule):
         # The first optimizer is the one that counts: one rollout is one step.
         optimizers = [SGD(self.policy.parameters(), lr=1.0), self.optimizer(list(self.value.parameters()))]
         return optimizers if self.lr_scheduler is None else (optimizers, [self.lr_scheduler(optimizers[1])])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the counts of skipped steps."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lightning_rl"]["unusable"] = [self.unusable, self.unusable_in_a_row]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the counts of skipped steps over.
+
+        Raises:
+            ValueError: the checkpoint does not fit.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self.unusable, self.unusable_in_a_row = checkpoint["lightning_rl"]["unusable"]
 
     # Acting.
 
@@ -371,7 +390,7 @@ def make_policy(name: str, action_space: gym.Space[Any], observation_size: int, 
     )
 
 
-def unusable(advantage: Tensor, gradient: Tensor) -> str:
+def what_is_unusable(advantage: Tensor, gradient: Tensor) -> str:
     """What is wrong with numbers that allow no step."""
     if not bool(advantage.isfinite().all()):
         return "advantages that are not finite"

@@ -1,6 +1,7 @@
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from lightning_rl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, ModelCheckpoint
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
@@ -32,11 +33,12 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     keeps_last = any(isinstance(c, LastCheckpoint) or getattr(c, "save_last", False) for c in checkpoints)
     if checkpoints and not keeps_last:
         added.append(LastCheckpoint())
-    if trainer.progress_bar_callback is not None and type(trainer.progress_bar_callback) is RichProgressBar:
-        trainer.callbacks.remove(trainer.progress_bar_callback)  # type: ignore[attr-defined]
+    bar = trainer.progress_bar_callback
+    if type(bar) is RichProgressBar and bar.theme == RichProgressBarTheme() and bar.refresh_rate == 1:
+        trainer.callbacks.remove(bar)  # type: ignore[attr-defined]
         added.append(RLProgressBar())
     if not any(isinstance(callback, Interruption) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        added.append(Interruption())
+        added.append(Interruption(saves=bool(checkpoints)))
     return added
 
 

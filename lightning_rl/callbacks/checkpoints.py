@@ -7,8 +7,6 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_rl.callbacks.interruption import Interrupted
-
 
 class ModelCheckpoint(lightning_callbacks.ModelCheckpoint):
     """Lightning's ModelCheckpoint, whose ``every_n_train_steps`` fires when the number is crossed.
@@ -79,20 +77,17 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`: written after every epoch (of pure warm-up, too), at the end, and at an interruption."""
+    """Keeps `last.ckpt`: written after every epoch, of pure warm-up too."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves after the epoch's evaluation."""
-        self._save(trainer)
+        save_last(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves if the run was asked to leave, which it does at an item's end; a failure leaves the file alone."""
-        if isinstance(exception, Interrupted):
-            self._save(trainer)
 
-    def _save(self, trainer: Trainer) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
+def save_last(trainer: Trainer) -> None:
+    """Writes `last.ckpt`; a ``fast_dev_run`` leaves nothing behind."""
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
 
 
 def checkpoint_folder(trainer: Trainer) -> Path:
@@ -104,10 +99,15 @@ def checkpoint_folder(trainer: Trainer) -> Path:
 
 
 def warn_of_uncrossed(trainer: Trainer, updates_per_item: int) -> None:
-    """Says which of the user's checkpoints would fire late, and what to use."""
+    """Says which of the user's checkpoints would fire late or never, and what to use."""
     for callback in trainer.checkpoint_callbacks:
         if type(callback) is lightning_callbacks.ModelCheckpoint:
             every = callback._every_n_train_steps
+            if callback._train_time_interval is not None:
+                rank_zero_warn(
+                    "ModelCheckpoint(train_time_interval=…) never saves under manual optimization, which this module "
+                    "uses: choose every_n_train_steps of lightning_rl.callbacks.ModelCheckpoint."
+                )
             if every and updates_per_item and every % updates_per_item:
                 rank_zero_warn(
                     f"ModelCheckpoint(every_n_train_steps={every}) saves only where an item of {updates_per_item} "

@@ -3,22 +3,30 @@ import threading
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_rl.callbacks.checkpoints import save_last
 
 
 class Interrupted(SystemExit):
     """The run was asked to leave by a signal, and leaves with 128 plus its number, as shells expect."""
 
 
-class Interruption(Callback):
-    """Lets SIGINT (Ctrl-C) and SIGTERM end a run between two items, so that resuming from its checkpoint is exact.
+class Interruption(Checkpoint):
+    """Lets SIGINT (Ctrl-C) and SIGTERM end a run between two items, so that resuming from `last.ckpt` is exact.
 
     The first signal lets the current item finish; at an epoch's last item, the evaluation too. A second one has its
-    usual effect at once.
+    usual effect at once. It is a Checkpoint so that it comes after the others: what they have to save or to count is
+    done when the run leaves.
+
+    Args:
+        saves: whether `last.ckpt` is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, saves: bool = True) -> None:
+        self._saves = saves
         self._received: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -34,11 +42,11 @@ class Interruption(Callback):
     ) -> None:
         """Leaves after this item, unless the epoch is about to end."""
         if not trainer.is_last_batch:
-            self._leave()
+            self._leave(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves after the epoch."""
-        self._leave()
+        self._leave(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives the signals back."""
@@ -50,11 +58,14 @@ class Interruption(Callback):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = number
-        rank_zero_info(f"\n{signal.Signals(number).name}: finishing the current item, then saving. Once more: at once.")
+        then = "saving last.ckpt and leaving" if self._saves else "leaving; no checkpoint is kept"
+        rank_zero_info(f"\n{signal.Signals(number).name}: finishing the current item, then {then}. Once more: at once.")
         self._give_back()
 
-    def _leave(self) -> None:
+    def _leave(self, trainer: Trainer) -> None:
         if self._received is not None:
+            if self._saves:
+                save_last(trainer)
             raise Interrupted(128 + self._received)
 
     def _give_back(self) -> None:

@@ -24,7 +24,8 @@ class RLProgressBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """What stands to the right of the bar."""
-        shown: dict[str, int | str | float | dict[str, float]] = {}
+        shown = dict(super().get_metrics(trainer, pl_module))
+        shown.pop("v_num", None)
         for title, metric in {"return": "train/return", "evaluation": "val/return"}.items():
             if metric in trainer.callback_metrics:
                 shown[title] = f"{float(trainer.callback_metrics[metric]):.1f}"

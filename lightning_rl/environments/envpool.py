@@ -42,8 +42,9 @@ class EnvPoolEnvironments:
             return self._observation
         where = np.flatnonzero(mask).astype(np.int32)
         observation, info = self._pool.reset(where)
-        self._observation = self._observation.copy()
-        self._observation[info["env_id"]] = observation.reshape(len(where), -1)
+        all_observations = self._observation.reshape(self._shape).copy()
+        all_observations[info["env_id"]] = observation
+        self._observation = self._checked(all_observations)
         return self._observation
 
     def step(self, actions: Actions) -> Step:
@@ -69,7 +70,9 @@ class EnvPoolEnvironments:
         kwargs = dict(self._spec.env_kwargs) | ({} if limit is None else {"max_episode_steps": limit})
         with warnings.catch_warnings():  # EnvPool writes its spaces' bounds in more digits than they have
             warnings.filterwarnings("ignore", message=".*precision lowered by casting")
-            return envpool.make_gymnasium(self._spec.name, num_envs=self.num_envs, seed=list(seeds), **kwargs)
+            pool = envpool.make_gymnasium(self._spec.name, num_envs=self.num_envs, seed=list(seeds), **kwargs)
+            pool.observation_space, pool.action_space  # noqa: B018 (EnvPool makes them at the first look)
+        return pool
 
     def _checked(self, observation: Any) -> Array:
         if observation.shape != self._shape:

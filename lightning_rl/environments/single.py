@@ -35,8 +35,10 @@ class EnvironmentSpec:
 
     @property
     def name(self) -> str:
-        """How messages and checkpoints call this environment."""
-        return self.env if isinstance(self.env, str) else getattr(self.env, "__qualname__", repr(self.env))
+        """How messages and checkpoints call this environment: its id, or its callable's import path."""
+        if isinstance(self.env, str):
+            return self.env
+        return f"{self.env.__module__}.{getattr(self.env, '__qualname__', type(self.env).__qualname__)}"
 
     def make(self, **more_kwargs: Any) -> gym.Env[Any, Any]:
         """Makes one environment as Gymnasium knows it, observations in their own shape.

@@ -129,6 +129,10 @@ class ReplayBuffer:
         self.ending[self._head - 1, where] = numbers.to(torch.int32)
         self._endings_end += len(where)
 
+    def clear(self) -> None:
+        """Forgets all transitions."""
+        self._head = self._filled = self._endings_begin = self._endings_end = 0
+
     def sample(self, updates: int, batch_size: int, random: torch.Generator) -> Transition:
         """Draws transitions uniformly and independently.
 
@@ -284,6 +288,7 @@ class ReplayExperience:
         if state["buffer"] is not None:
             self.buffer.load_state_dict(state["buffer"])
         else:
+            self.buffer.clear()
             rank_zero_warn(
                 "The checkpoint holds no replay buffer (it was trained with save_replay_buffer=False): "
                 f"{self.learning_starts} transitions are collected with its policy before updates go on."

@@ -100,6 +100,9 @@ class GaussianPolicy(Policy):
         hidden_sizes: widths of the hidden layers.
         activation: makes the activation after each of them.
         normalize_observations: whether the policy holds a `Normalizer` and looks through it.
+
+    Raises:
+        TypeError: the space holds integers.
     """
 
     low: Tensor
@@ -115,6 +118,8 @@ class GaussianPolicy(Policy):
         activation: Callable[[], nn.Module] = nn.Tanh,
         normalize_observations: bool = True,
     ) -> None:
+        if not np.issubdtype(action_space.dtype, np.floating):
+            raise TypeError(f"the action space {action_space} holds integers, and a Gaussian acts in real numbers.")
         size = math.prod(action_space.shape)
         super().__init__(observation_size, size, hidden_sizes, activation, normalize_observations)
         self.action_size = self.noise_size = size
@@ -134,7 +139,7 @@ class GaussianPolicy(Policy):
         return torch.randn(*shape, self.noise_size, generator=generator)
 
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """U = μ + σ ε, ``[…, action_size]``."""
+        """The sample u = μ + σ ε, ``[…, action_size]``."""
         mean, log_std = parameters.chunk(2, dim=-1)
         return mean + log_std.exp() * noise
 

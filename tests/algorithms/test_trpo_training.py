@@ -157,7 +157,7 @@ def test_envpool_trains_and_resuming_begins_fresh_episodes(small_trpo: TRPO, qui
         (
             {"env": Matching, "env_kwargs": {"action_space": Discrete(2)}, "backend": "envpool"},
             ValueError,
-            "'Matching'",
+            "Matching'.*list_all_envs",
         ),
     ],
 )

@@ -85,14 +85,14 @@ def test_import_path_that_leads_nowhere_is_refused(path: str) -> None:
 def test_callable_is_given_the_keyword_arguments() -> None:
     spec = EnvironmentSpec(PendulumEnv, {"g": 3.0})
     assert spec.make().g == 3.0
-    assert spec.name == "PendulumEnv"
+    assert spec.name == "gymnasium.envs.classic_control.pendulum.PendulumEnv"
     assert gym.make("Pendulum-v1").unwrapped.g == 10.0
     assert EnvironmentSpec("Pendulum-v1", {"g": 3.0}).make().unwrapped.g == 3.0
 
 
 @pytest.mark.parametrize("limit", [None, 5])
 def test_callable_that_makes_no_environment_is_refused(limit: int | None) -> None:
-    with pytest.raises(TypeError, match=r"env=dict made a dict, and a gymnasium\.Env was expected"):
+    with pytest.raises(TypeError, match=r"env=builtins.dict made a dict, and a gymnasium\.Env was expected"):
         EnvironmentSpec(dict, max_episode_steps=limit).make()
 
 
@@ -132,7 +132,7 @@ def test_time_limit_is_the_tightest_of_several() -> None:
 def test_dict_observations_are_refused_with_the_wrapper_that_helps() -> None:
     space = Dict({"place": Box(-1, 1, (2,)), "gear": Discrete(3)})
     with pytest.raises(
-        TypeError, match=r"Told has the observation space Dict.*gymnasium\.wrappers\.FlattenObservation"
+        TypeError, match=r"test_single.Told has the observation space Dict.*gymnasium\.wrappers\.FlattenObservation"
     ):
         told([], space=space)
 
@@ -165,7 +165,7 @@ def test_observation_is_a_copy_that_the_environment_does_not_change() -> None:
 @pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
 def test_faulty_observation_is_named_with_episode_seed_step_and_index(fault: float) -> None:
     environment = told([GOOD, GOOD, GOOD, np.float32([0, fault])], [0.0] * 3)
-    message = rf"^Told \(episode seed 7, step 3\) returned {fault} at index 1 of its observation"
+    message = rf"^test_single.Told \(episode seed 7, step 3\) returned {fault} at index 1 of its observation"
     with pytest.raises(FaultyEnvironmentError, match=message):
         run(environment, 3)
 
@@ -173,7 +173,9 @@ def test_faulty_observation_is_named_with_episode_seed_step_and_index(fault: flo
 def test_faulty_first_observation_is_named_as_step_0_of_the_present_episode() -> None:
     environment = told([GOOD, GOOD, np.float32([np.nan, 0])], [0.0])
     run(environment, 1)
-    with pytest.raises(FaultyEnvironmentError, match=r"^Told \(episode seed 8, step 0\) returned nan at index 0"):
+    with pytest.raises(
+        FaultyEnvironmentError, match=r"^test_single.Told \(episode seed 8, step 0\) returned nan at index 0"
+    ):
         environment.reset(seed=8)
 
 
@@ -187,7 +189,8 @@ def test_observation_beyond_float32_is_named_without_a_warning_of_numpys() -> No
 def test_faulty_reward_is_named_with_episode_seed_and_step(fault: float) -> None:
     environment = told([GOOD] * 3, [0.0, np.float64(fault)])
     with pytest.raises(
-        FaultyEnvironmentError, match=rf"^Told \(episode seed 7, step 2\) returned the reward {fault}; a finite"
+        FaultyEnvironmentError,
+        match=rf"^test_single.Told \(episode seed 7, step 2\) returned the reward {fault}; a finite",
     ):
         run(environment, 2)
 
@@ -197,7 +200,7 @@ def test_observation_of_another_shape_is_named_with_episode_seed_and_step(wrong:
     with pytest.raises(FaultyEnvironmentError) as e:
         run(told([GOOD, wrong], [0.0]), 1)
     assert str(e.value) == (
-        f"Told (episode seed 7, step 1) returned an observation of shape {np.shape(wrong)}; its observation space "
+        f"test_single.Told (episode seed 7, step 1) returned an observation of shape {np.shape(wrong)}; its observation space "
         "promises (2,)."
     )
 
