@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_rl.algorithms import RLModule
@@ -38,7 +37,7 @@ class RLCLI(LightningCLI):
         checkpoint = self._get(self.config, "ckpt_path") if self.subcommand == "fit" else None
         share_folder(trainer.loggers, Path(checkpoint) if checkpoint and Path(checkpoint).is_file() else None)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        if self.subcommand == "predict" and not any(isinstance(each, BasePredictionWriter) for each in callbacks):
+        if self.subcommand == "predict" and not any(isinstance(each, TrajectoryWriter) for each in callbacks):
             callbacks.append(TrajectoryWriter())
         return trainer
 
@@ -76,5 +75,6 @@ def run(args: list[str]) -> None:
         subclass_mode_model=True,
         trainer_defaults=TRAINER_DEFAULTS,
         auto_configure_optimizers=False,
+        seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
     )

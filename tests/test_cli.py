@@ -86,6 +86,16 @@ def test_a_checkpoint_alone_is_enough_to_test(config: str, capsys: pytest.Captur
     assert re.search(r"test/length\W+30\.0", shown)
 
 
+def test_flags_win_over_the_checkpoint(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", config, "--trainer.max_epochs", "1"])
+    last = "lightning_logs/version_0/checkpoints/last.ckpt"
+    main(["predict", "--ckpt_path", last, "--model.eval_episodes", "1", "--trainer.accelerator", "cpu"])
+    [path] = Path("lightning_logs").glob("*/trajectories.pt")
+    assert len(torch.load(path, weights_only=True)) == 1
+    main(["fit", "--config", config, "--ckpt_path", last, "--model.gamma", "0.5"])
+    assert torch.load(last, weights_only=True)["hyper_parameters"]["gamma"] == 0.5
+
+
 def test_flags_alone_train(capsys: pytest.CaptureFixture[str]) -> None:
     model = {
         "env": "Pendulum-v1",
@@ -126,6 +136,8 @@ def test_printed_configuration_runs(path: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert yaml.safe_load(printed)["model"]["init_args"]["env"]
     Path("printed.yaml").write_text(printed)
+    if "backend: envpool" in printed:
+        pytest.importorskip("envpool")
     main(["fit", "--config", "printed.yaml", "--trainer.fast_dev_run", "true"])
 
 

@@ -1,7 +1,6 @@
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from lightning_rl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, ModelCheckpoint
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
@@ -34,7 +33,8 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     if checkpoints and not keeps_last:
         added.append(LastCheckpoint())
     bar = trainer.progress_bar_callback
-    if type(bar) is RichProgressBar and bar.theme == RichProgressBarTheme() and bar.refresh_rate == 1:
+    plain_bar = RichProgressBar()
+    if type(bar) is RichProgressBar and (bar.theme, bar.refresh_rate) == (plain_bar.theme, plain_bar.refresh_rate):
         trainer.callbacks.remove(bar)  # type: ignore[attr-defined]
         added.append(RLProgressBar())
     if not any(isinstance(callback, Interruption) for callback in trainer.callbacks):  # type: ignore[attr-defined]

@@ -101,6 +101,16 @@ def test_without_the_replay_buffer_resuming_says_so_and_refills(small_sac: SAC, 
     assert module.environment_steps == 320
 
 
+def test_weights_alone_carry_no_experience_and_say_so(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(small_sac())
+    trainer.save_checkpoint("weights.ckpt", weights_only=True)
+    assert "experience" not in torch.load("weights.ckpt", weights_only=True)
+    with pytest.raises(ValueError, match="weights alone.*load_from_checkpoint"):
+        quiet_trainer(max_epochs=2).fit(small_sac(), ckpt_path="weights.ckpt")
+    assert SACModule.load_from_checkpoint("weights.ckpt").environment_steps == 160
+
+
 def test_checkpoints_are_plain_and_build_the_module_again(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
     module = small_sac(activation=torch.nn.Tanh, actor_averaging=0.1, env_kwargs={"g": 9.0}, hidden_sizes=(8,))
     trainer = quiet_trainer(max_epochs=1)
@@ -188,6 +198,16 @@ def make_pendulum() -> Any:
     import gymnasium
 
     return gymnasium.make("Pendulum-v1", g=5.0)
+
+
+def test_a_callable_environment_goes_on_from_its_own_checkpoint(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    trainer = quiet_trainer(max_epochs=1, logger=CSVLogger(".", version="run"))
+    trainer.fit(small_sac(env=make_pendulum))
+    last = "lightning_logs/run/checkpoints/last.ckpt"
+    module = SACModule.load_from_checkpoint(last)
+    resumed = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))
+    resumed.fit(module, ckpt_path=last)
+    assert module.environment_steps == 320
 
 
 def test_what_a_checkpoint_cannot_store_is_asked_for(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
