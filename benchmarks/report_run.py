@@ -11,7 +11,8 @@ import argparse
 import csv
 import json
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -26,7 +27,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 EPISODES = 100
-PACKAGES = ("torch", "lightning", "gymnasium", "Box2D", "numpy")
+PACKAGES = ("torch", "lightning", "gymnasium", "numpy")
 WEIGHTS_ALONE = ("state_dict", "hyper_parameters", "hparams_name", "lightning_rl", "epoch", "global_step")
 
 
@@ -46,6 +47,14 @@ def report(checkpoint: Path) -> dict[str, Any]:
         module.averaged_actor = None
         result["raw_actor"] = tested(module)
     return result
+
+
+def box2d() -> dict[str, str]:
+    """Whichever of Box2D's two packages is installed."""
+    for name in ("box2d", "box2d-py"):
+        with suppress(PackageNotFoundError):
+            return {name: version(name)}
+    return {}
 
 
 def curve(metrics: Path) -> list[dict[str, str]]:
@@ -91,7 +100,7 @@ def main() -> None:
         "test_episodes": EPISODES,
         **{name: report(path) for name, path in checkpoints.items()},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES} | box2d(),
     }
     (arguments.output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     with (arguments.output / "curve.csv").open("w", newline="") as file:

@@ -106,7 +106,7 @@ def test_weights_alone_carry_no_experience_and_say_so(small_sac: SAC, quiet_trai
     trainer.fit(small_sac())
     trainer.save_checkpoint("weights.ckpt", weights_only=True)
     assert "experience" not in torch.load("weights.ckpt", weights_only=True)
-    with pytest.raises(ValueError, match="weights alone.*load_from_checkpoint"):
+    with pytest.raises(ValueError, match=r"weights alone.*load_from_checkpoint"):
         quiet_trainer(max_epochs=2).fit(small_sac(), ckpt_path="weights.ckpt")
     assert SACModule.load_from_checkpoint("weights.ckpt").environment_steps == 160
 

@@ -70,7 +70,11 @@ def test_numbers_that_are_not_finite_are_named(when: str) -> None:
     )
     environments = EnvPoolEnvironments(EnvironmentSpec("Pendulum-v1"), Box(-1, 1, (2,)), 3)
     environments._make = lambda seeds: pool
-    with pytest.raises(FaultyEnvironmentError, match=r"EnvPool's Pendulum-v1 \(environment 2, .* is not finite"):
+
+    def use() -> None:
         environments.reset([0, 0, 0], ALL)
         environments.step(np.zeros((3, 1)))
         environments.reset([0, 0, 0], ALL)
+
+    with pytest.raises(FaultyEnvironmentError, match=r"EnvPool's Pendulum-v1 \(environment 2, .* is not finite"):
+        use()

@@ -200,8 +200,8 @@ def test_observation_of_another_shape_is_named_with_episode_seed_and_step(wrong:
     with pytest.raises(FaultyEnvironmentError) as e:
         run(told([GOOD, wrong], [0.0]), 1)
     assert str(e.value) == (
-        f"test_single.Told (episode seed 7, step 1) returned an observation of shape {np.shape(wrong)}; its observation "
-        "space promises (2,)."
+        f"test_single.Told (episode seed 7, step 1) returned an observation of shape {np.shape(wrong)}; its "
+        "observation space promises (2,)."
     )
 
 
