@@ -25,7 +25,7 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     Lightning's own defaults make room for them; whatever the user brought stays, and is not doubled.
     """
     added: list[Callback] = []
-    checkpoints = trainer.checkpoint_callbacks
+    checkpoints = [each for each in trainer.checkpoint_callbacks if not isinstance(each, Interruption)]
     if len(checkpoints) == 1 and _is_default(checkpoints[0]):
         trainer.callbacks.remove(checkpoints[0])  # type: ignore[attr-defined]
         added.append(BestCheckpoint())
