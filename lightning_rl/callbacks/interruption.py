@@ -53,8 +53,9 @@ class Interruption(Checkpoint):
         self._give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the signals back."""
+        """Gives the signals back, and ends the environments and their processes."""
         self._give_back()
+        pl_module.teardown("fit")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = number

@@ -42,5 +42,8 @@ class GymnasiumEnvironments:
         return Step(observation, reward.astype(np.float32), terminated.copy(), truncated.copy())
 
     def close(self) -> None:
-        """Ends the environments and their processes."""
-        self._vector.close()
+        """Ends the environments and their processes, also where one of them is gone already."""
+        try:
+            self._vector.close()
+        except (EOFError, OSError):
+            self._vector.close(terminate=True)
