@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 import warnings
 from importlib.metadata import version
@@ -57,7 +58,7 @@ def ours(rollouts: int, backend: str) -> float:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir="/tmp/trpo-speed",
+        default_root_dir=tempfile.gettempdir(),
     )
     trainer.fit(module)
     return ROLLOUT * (rollouts - 1) / (stamps.stamps[-1] - stamps.stamps[0])

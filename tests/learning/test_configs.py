@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 BEST = "lightning_logs/version_0/checkpoints/best.ckpt"
 
 
-def tested(module: SACModule | TRPOModule) -> float:
+def mean_return(module: SACModule | TRPOModule) -> float:
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     [statistics] = trainer.test(module, verbose=False)
     return statistics["test/return"]
@@ -30,9 +30,9 @@ def test_sac_swings_the_pendulum_up_within_15000_steps(seed: int) -> None:
     fit("sac/pendulum.yaml", "--seed_everything", str(seed))
     module = SACModule.load_from_checkpoint(BEST, eval_episodes=100)
     assert module.environment_steps <= 15_000
-    assert tested(module) >= -170  # a random policy: −1200
+    assert mean_return(module) >= -170  # a random policy: −1200
 
 
 def test_trpo_balances_the_pole_within_41000_steps() -> None:
     fit("trpo/cart_pole.yaml", "--trainer.max_epochs", "4")
-    assert tested(TRPOModule.load_from_checkpoint(BEST, eval_episodes=50)) > 450  # a random policy: 22
+    assert mean_return(TRPOModule.load_from_checkpoint(BEST, eval_episodes=50)) > 450  # a random policy: 22
