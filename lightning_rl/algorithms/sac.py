@@ -90,7 +90,7 @@ class SACModule(RLModule):
         actor: nn.Module | None = None,
         critic: nn.Module | None = None,
         gamma: float = 0.98,
-        tau: float = 0.015,
+        tau: float = 0.01,
         alpha: float | Literal["auto"] = "auto",
         target_entropy: float | Literal["auto"] = "auto",
         batch_size: int = 256,
@@ -103,7 +103,7 @@ class SACModule(RLModule):
         save_replay_buffer: bool = True,
         steps_per_epoch: int = 10_240,
         eval_episodes: int = 10,
-        optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=6e-4, fused=True),
+        optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=3e-4, fused=True),
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__(env, env_kwargs, num_envs, backend, max_episode_steps, steps_per_epoch, eval_episodes)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -130,6 +131,9 @@ def test_evaluation_before_and_after_fit_and_from_a_path(small_sac: SAC, quiet_t
     module = small_sac()
     trainer = quiet_trainer(max_epochs=1)
     [before] = trainer.validate(module, verbose=False)
+    untrained = [trajectory for batch in trainer.predict(module) for trajectory in batch]
+    [tested] = trainer.test(module, verbose=False)
+    assert np.mean([t.rewards.sum() for t in untrained]) == pytest.approx(tested["test/return"], rel=1e-6)
     trainer.fit(module)
     trainer.save_checkpoint("lightning_logs/version_0/checkpoints/first.ckpt", weights_only=False)
     [after] = trainer.test(module, verbose=False)
@@ -137,6 +141,7 @@ def test_evaluation_before_and_after_fit_and_from_a_path(small_sac: SAC, quiet_t
         small_sac(), ckpt_path="lightning_logs/version_0/checkpoints/last.ckpt", verbose=False
     )
     assert after == again
+    assert after["test/return"] != tested["test/return"]
     assert set(before) == {f"val/{n}" for n in ("return", "return_std", "return_min", "return_max", "length")} | {
         "step"
     }
@@ -153,6 +158,8 @@ def test_evaluation_before_and_after_fit_and_from_a_path(small_sac: SAC, quiet_t
     assert (trajectory.truncated, trajectory.terminated) == (True, False)
     returns = [float(t.rewards.sum()) for t in (*batch, *rest)]
     assert sum(returns) / 3 == pytest.approx(after["test/return"], rel=1e-6)
+    from_path = quiet_trainer().predict(small_sac(), ckpt_path="lightning_logs/version_0/checkpoints/first.ckpt")
+    assert [float(t.rewards.sum()) for episodes in from_path for t in episodes] == returns
 
 
 def test_averaged_actor_is_evaluated_and_the_raw_one_explores(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:

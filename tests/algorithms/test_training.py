@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,11 +30,11 @@ def rows(folder: str = "lightning_logs/version_0") -> list[dict[str, str]]:
 def test_bare_module_is_the_walker() -> None:
     module = SACModule()
     assert module.environment.name == "BipedalWalker-v3"
-    assert (module.gamma, module.tau, module.batch_size, module.buffer_size) == (0.98, 0.015, 256, 1_000_000)
+    assert (module.gamma, module.tau, module.batch_size, module.buffer_size) == (0.98, 0.01, 256, 1_000_000)
     assert module.target_entropy == -4
     [critic, actor, alpha] = module.configure_optimizers()
     assert [type(o) for o in (critic, actor, alpha)] == [torch.optim.Adam] * 3
-    assert [o.param_groups[0]["lr"] for o in (critic, actor, alpha)] == [6e-4] * 3
+    assert [o.param_groups[0]["lr"] for o in (critic, actor, alpha)] == [3e-4] * 3
 
 
 def test_global_step_counts_updates_and_loggers_count_environment_steps(
@@ -160,7 +161,7 @@ def test_timer_and_learning_rate_monitor(small_sac: SAC, quiet_trainer: MakeTrai
     trainer.fit(module)
     assert timer.time_elapsed() > 0
     rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
-    assert rates == pytest.approx([6e-4 * 0.99**trainer.global_step] * 3)  # one step of the schedule an update
+    assert rates == pytest.approx([3e-4 * 0.99**trainer.global_step] * 3)  # one step of the schedule an update
     assert any(row.get("lr-Adam") for row in rows())
 
 
@@ -172,11 +173,16 @@ def test_plateau_schedule_waits_for_evaluations(small_sac: SAC, quiet_trainer: M
 
     trainer = quiet_trainer(max_epochs=3)
     trainer.fit(small_sac(lr_scheduler=plateau))
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(6e-4 / 4)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(3e-4 / 4)
 
 
-def test_max_time_stops_the_run(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
-    trainer = quiet_trainer(max_time={"seconds": 1}, max_epochs=-1)
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_time": {"seconds": 1}}, {"callbacks": [Timer(duration={"seconds": 1}, interval="step")]}],
+    ids=["max_time", "Timer"],
+)
+def test_time_stops_the_run(small_sac: SAC, quiet_trainer: MakeTrainer, settings: dict[str, Any]) -> None:
+    trainer = quiet_trainer(**settings, max_epochs=-1)
     trainer.fit(small_sac(steps_per_epoch=1_600_000))
     assert trainer.should_stop
     assert 0 < trainer.global_step < 800_000
