@@ -161,23 +161,17 @@ class TRPOModule(RLModule):
     def training_step(self, rollout: Rollout, batch_idx: int) -> None:
         """One step of the policy within the trust region, then the value function's fit; one ``global_step``."""
         policy_optimizer, value_optimizer = self.update_optimizers()
-        policy = self.policy_step(rollout)
+        with torch.autocast(self.device.type, enabled=False):  # a KL divergence of 0.01 needs more digits
+            policy = self.policy_step(rollout)
         self.count_unusable(policy.unusable)
         self.apply_gradients(
             policy_optimizer, [-step for step in policy.step]
         )  # gradient descent, at a learning rate of one
-        value_loss = math.nan
-        if self.on_all_ranks(rollout.value_target.isfinite().all()):
-            value_loss = self.fit_value(rollout, value_optimizer)
+        value_loss = self.fit_value(rollout, value_optimizer)
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(pooled(moments(rollout.observation)))
         self.step_schedules()
         self.report(self.summary(rollout, policy, value_loss))
-
-    def on_all_ranks(self, condition: Tensor) -> bool:
-        """Whether a condition holds on every rank, so that all ranks decide alike."""
-        (share,) = average([condition.to(self.parameter_dtype).reshape(1)])
-        return float(share) == 1.0
 
     def policy_step(self, rollout: Rollout) -> PolicyStep:
         """The natural gradient's direction, as far as the KL divergence allows and the surrogate objective rises."""
@@ -230,16 +224,24 @@ class TRPOModule(RLModule):
         return (advantage - over_all.mean.to(advantage)) / (over_all.variance.to(advantage).sqrt() + 1e-8)
 
     def fit_value(self, rollout: Rollout, optimizer: Any) -> float:
-        """Fits V to its targets by `value_epochs` passes of minibatches; returns the mean loss of the last one."""
+        """Fits V to its targets by `value_epochs` passes of minibatches; returns the mean loss of the last one.
+
+        A loss that is not finite ends the fit before it reaches the weights.
+        """
         observation = self.policy.normalize(rollout.observation).flatten(0, 1)
         target = rollout.value_target.flatten()
+        parameters = list(self.value.parameters())
         losses: list[Tensor] = []
         for order in rollout.order:
             losses = []
             for index in order.split(self.value_batch_size):
                 loss = self.value_loss(observation[index], target[index])
-                self.descend(optimizer, torch.autograd.grad(loss, list(self.value.parameters())))
-                losses.append(loss.detach())
+                # The loss is averaged with its gradients, so that all ranks decide alike.
+                loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
+                if not loss.isfinite():
+                    return float(loss)
+                self.apply_gradients(optimizer, gradients)
+                losses.append(loss)
         return float(torch.stack(losses).mean())
 
     def value_loss(self, observation: Tensor, target: Tensor) -> Tensor:

@@ -43,26 +43,42 @@ def metrics() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def snapshots() -> ModelCheckpoint:
-    return ModelCheckpoint(dirpath="snapshots", every_n_train_steps=30, save_top_k=-1, filename="{step}")
+WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch": 320}
 
 
 @pytest.mark.parametrize(
-    ("settings", "backend"),
+    ("algorithm", "settings"),
     [
-        ({}, "sync"),
-        ({"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch": 320, "buffer_size": 640}, "sync"),
-        ({"actor_averaging": 0.01, "noise_correlation": 0.0, "alpha": 0.1, "gradient_steps": 5}, "async"),
+        ("sac", {}),
+        ("sac", {**WALKER, "buffer_size": 640}),
+        (
+            "sac",
+            {
+                "actor_averaging": 0.01,
+                "noise_correlation": 0.0,
+                "alpha": 0.1,
+                "gradient_steps": 5,
+                "backend": "async",
+            },
+        ),
+        ("trpo", {}),
+        ("trpo", WALKER),
+        ("trpo", {"env": "CartPole-v1", "value_target": "gae", "backend": "async"}),
+        ("trpo", {"normalize_rewards": False, "normalize_observations": False, "fisher_stride": 2}),
     ],
 )
 def test_resuming_from_any_checkpoint_is_exact(
-    small_sac: SAC, quiet_trainer: MakeTrainer, settings: dict[str, Any], backend: str
+    request: pytest.FixtureRequest, quiet_trainer: MakeTrainer, algorithm: str, settings: dict[str, Any]
 ) -> None:
+    make = request.getfixturevalue(f"small_{algorithm}")
+    every = {"sac": 30, "trpo": 4}[algorithm]
+
     def run(max_epochs: int, checkpoint: str | None = None) -> tuple[dict[str, Any], list[dict[str, str]]]:
         seed_everything(3)
-        callbacks = [snapshots(), BestCheckpoint(), LastCheckpoint()]
+        snapshots = ModelCheckpoint(dirpath="snapshots", every_n_train_steps=every, save_top_k=-1, filename="{step}")
+        callbacks = [snapshots, BestCheckpoint(), LastCheckpoint()]
         trainer = quiet_trainer(max_epochs=max_epochs, callbacks=callbacks, logger=CSVLogger(".", version="run"))
-        trainer.fit(small_sac(**settings, backend=backend), ckpt_path=checkpoint)
+        trainer.fit(make(**settings), ckpt_path=checkpoint)
         return state(trainer), metrics()
 
     unbroken, curve = run(3)

@@ -198,6 +198,18 @@ def test_fast_dev_run_and_limits(small_sac: SAC, quiet_trainer: MakeTrainer) -> 
     assert limited.environment_steps == 3 * 4 * 16
 
 
+def test_envpool_trains_and_resuming_begins_fresh_episodes(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    pytest.importorskip("envpool")
+    trainer = quiet_trainer(max_epochs=1, logger=CSVLogger(".", version="run"))
+    trainer.fit(small_sac(backend="envpool"))
+    resumed = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))
+    module = small_sac(backend="envpool")
+    with pytest.warns(UserWarning, match="2 of 2 episodes in flight could not be brought back"):
+        resumed.fit(module, ckpt_path="lightning_logs/run/checkpoints/last.ckpt")
+    assert (module.environment_steps, module.experience.buffer.size) == (320, 320)
+    assert resumed.global_step == (2 * ITEMS - WARM_UP_ITEMS) * UPDATES
+
+
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
 def test_precisions(small_sac: SAC, quiet_trainer: MakeTrainer, precision: str) -> None:
     module = small_sac()

@@ -157,6 +157,20 @@ def test_unusable_numbers_leave_the_policy_alone(
     assert trainer.global_step == 1
 
 
+@pytest.mark.parametrize("target", [math.nan, 1e200])  # the square of which is beyond float64
+def test_an_unusable_value_loss_leaves_the_value_function_alone(
+    small_trpo: TRPO, target: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = small_trpo(value_batch_size=16).double()
+    rollout = random_rollout(module)
+    rollout.value_target[-1, -1] = target
+    before = [parameter.detach().clone() for parameter in module.policy.parameters()]
+    trainer = step(module, rollout, monkeypatch)
+    assert all(parameter.isfinite().all() for parameter in module.value.parameters())
+    assert not math.isfinite(trainer.callback_metrics["trpo/value_loss"])
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
+
+
 def test_a_curvature_that_is_not_positive_leaves_the_policy_alone(
     small_trpo: TRPO, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,20 @@ class Matching(gym.Env[np.ndarray, Any]):
         return (2.0 * self.wanted - 1).astype(np.float32), reward, True, False, {}
 
 
+class Silent(Matching):
+    """One state, and whatever one does there, nothing comes of it: no action has an advantage."""
+
+    def __init__(self) -> None:
+        super().__init__(Discrete(2))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(2, dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.zeros(2, dtype=np.float32), 0.0, True, False, {}
+
+
 @pytest.mark.parametrize("space", [Discrete(2), Discrete(2, start=5), MultiDiscrete([2, 2])])
 def test_learns_a_discrete_choice(small_trpo: TRPO, quiet_trainer: MakeTrainer, space: Any) -> None:
     seed_everything(0)
@@ -110,21 +124,59 @@ def test_every_accepted_step_stays_within_the_trust_region(small_trpo: TRPO, qui
     assert all(0 < values["trpo/kl"] <= 0.02 and values["trpo/surrogate_gain"] > 0 for values in accepted)
 
 
-@pytest.mark.parametrize("settings", [{}, {"env": "CartPole-v1", "value_target": "gae"}, {"normalize_rewards": False}])
-def test_resuming_is_exact(small_trpo: TRPO, quiet_trainer: MakeTrainer, settings: dict[str, Any]) -> None:
-    def run(max_epochs: int, checkpoint: str | None = None) -> tuple[dict[str, torch.Tensor], str]:
-        seed_everything(1)
-        trainer = quiet_trainer(max_epochs=max_epochs, logger=CSVLogger(".", version="run"))
-        module = small_trpo(**settings)
-        trainer.fit(module, ckpt_path=checkpoint)
-        metrics = Path("lightning_logs/run/metrics.csv").read_text()
-        return {name: value.clone() for name, value in module.state_dict().items()}, metrics
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_precisions(small_trpo: TRPO, quiet_trainer: MakeTrainer, precision: str) -> None:
+    module = small_trpo(env="CartPole-v1")
+    computed: set[torch.dtype] = set()
+    kl = module.policy.kl
+    module.policy.kl = lambda old, new: (computed.add(new.dtype), kl(old, new))[1]
+    trainer = quiet_trainer(max_epochs=1, precision=precision)
+    trainer.fit(module)
+    assert trainer.global_step == 10
+    expected = torch.float64 if precision == "64-true" else torch.float32
+    # A KL divergence of a hundredth has no meaning in bfloat16's eight bits: the policy's step never is in it.
+    assert computed == {expected} == {parameter.dtype for parameter in module.parameters()}
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
 
-    unbroken, curve = run(3)
-    run(1)
-    resumed, joined = run(3, "lightning_logs/run/checkpoints/last.ckpt")
-    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
-    assert joined == curve
+
+def test_a_fisher_matrix_of_every_nth_state_trains(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo(fisher_stride=4)
+    seen: list[int] = []
+    forward = module.policy.forward
+    module.policy.forward = lambda observation: (seen.append(observation.shape[:-1].numel()), forward(observation))[1]
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(module)
+    assert seen.count(2 * 16 // 4) == 10
+    assert trainer.callback_metrics["trpo/kl"] <= module.max_kl
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
+def test_act_takes_one_observation_or_many(small_trpo: TRPO, env: str) -> None:
+    module = small_trpo(env=env)
+    many = np.stack([module.observation_space.sample() for _ in range(5)])
+    greedy = module.act(many)
+    assert len(greedy) == 5
+    assert all(module.action_space.contains(action) for action in greedy)
+    assert np.array_equal(module.act(many[2]), greedy[2])
+    assert module.action_space.contains(module.act(many[0]))
+    sampled = [module.act(many, deterministic=False) for _ in range(20)]
+    assert all(module.action_space.contains(action) for action in sampled[0])
+    assert any((actions != sampled[0]).any() for actions in sampled)
+
+
+def test_ten_rollouts_without_a_signal_stop_the_run(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo(env=Silent)
+    before = {name: value.clone() for name, value in module.policy.named_parameters()}
+    logged: list[float] = []
+    report = module.report
+    module.report = lambda values: (logged.append(values["trpo/unusable"]), report(values))
+    with (
+        pytest.warns(UserWarning, match="A policy step was skipped: a gradient that vanished"),
+        pytest.raises(FloatingPointError, match="10 policy steps in a row .* a gradient that vanished"),
+    ):
+        quiet_trainer(max_epochs=2).fit(module)
+    assert logged == list(range(1, 10))
+    assert all(torch.equal(value, before[name]) for name, value in module.policy.named_parameters())
 
 
 def test_envpool_trains_and_resuming_begins_fresh_episodes(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
@@ -138,6 +190,15 @@ def test_envpool_trains_and_resuming_begins_fresh_episodes(small_trpo: TRPO, qui
     with pytest.warns(UserWarning, match="2 of 2 episodes in flight could not be brought back"):
         resumed.fit(small_trpo(backend="envpool"), ckpt_path="lightning_logs/run/checkpoints/last.ckpt")
     assert resumed.global_step == 20
+
+
+def test_envpool_has_discrete_environments(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    pytest.importorskip("envpool")
+    module = small_trpo(env="CartPole-v1", backend="envpool")
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(module)
+    assert module.environment_steps == 320
+    assert float(trainer.callback_metrics["train/length"]) == float(trainer.callback_metrics["train/return"]) > 1
 
 
 @pytest.mark.parametrize(
