@@ -1,7 +1,6 @@
 """TRPO in real Trainer runs."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -172,7 +171,7 @@ def test_ten_rollouts_without_a_signal_stop_the_run(small_trpo: TRPO, quiet_trai
     module.report = lambda values: (logged.append(values["trpo/unusable"]), report(values))
     with (
         pytest.warns(UserWarning, match="A policy step was skipped: a gradient that vanished"),
-        pytest.raises(FloatingPointError, match="10 policy steps in a row .* a gradient that vanished"),
+        pytest.raises(FloatingPointError, match=r"10 policy steps in a row .* a gradient that vanished"),
     ):
         quiet_trainer(max_epochs=2).fit(module)
     assert logged == list(range(1, 10))
