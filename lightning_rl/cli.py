@@ -1,4 +1,5 @@
 import argparse
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -19,6 +21,21 @@ TRAINER_DEFAULTS = {
         {"class_path": "lightning_rl.loggers.CSVLogger", "init_args": {"save_dir": "."}},
     ],
 }
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """jsonargparse's help, without the hundreds of classes that PyTorch has for an ``nn.Module``."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action)
+        return re.sub(r", known subclasses: torch\.nn\.Module[^)]*", "", text)
+
+
+class ArgumentParser(LightningArgumentParser):
+    """Lightning's parser with that help; parsers of a class's arguments are made of the same type."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
 
 
 class RLCLI(LightningCLI):
@@ -73,6 +90,7 @@ def run(args: list[str]) -> None:
     RLCLI(
         RLModule,
         subclass_mode_model=True,
+        parser_class=ArgumentParser,
         trainer_defaults=TRAINER_DEFAULTS,
         auto_configure_optimizers=False,
         seed_everything_default=0,
