@@ -1,0 +1,44 @@
+import warnings
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+import torch._dynamo
+from lightning.pytorch.utilities import rank_zero_warn
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A function of fixed shapes under ``torch.compile``, gradients that it takes by ``torch.autograd.grad`` included.
+
+    It is compiled at its first call, and again if its arguments' shapes, or the numbers it reads, change.
+    """
+    # PyTorch leaves `torch.autograd.grad` out of its graphs unless it is asked to trace it.
+    torch._dynamo.config.trace_autograd_ops = True
+    result: Callable[Arguments, Result] = torch.compile(function, dynamic=False)
+    return result
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether ``torch.compile`` works here, tried with one sum; a warning says why it does not."""
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        rank_zero_warn(f"compile=True needs a newer PyTorch than {torch.__version__}: updates run uncompiled.")
+        return False
+    try:
+        with warnings.catch_warnings():  # PyTorch's compiler, when it is first imported, uses what PyTorch deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.compile(_probe)(torch.zeros(1, device=device))
+    except Exception as error:  # whatever a compiler or its absence brings
+        reason = str(error).strip().partition("\n")[0]
+        rank_zero_warn(
+            f"compile=True, but torch.compile does not work here: updates run uncompiled. {type(error).__name__}: "
+            f"{reason} (On the CPU it needs a C++ compiler such as g++.)"
+        )
+        return False
+    return True
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return x + 1
