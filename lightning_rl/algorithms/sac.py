@@ -19,7 +19,6 @@ from lightning_rl.environments import Actions, TrainingSeeds
 from lightning_rl.experience import Collector, Noise, ReplayBuffer, ReplayExperience, Transition, Updates
 from lightning_rl.networks import DoubleCritic, GaussianNetwork, SquashedGaussianActor, track
 
-
 GRADIENT_FUNCTIONS = ("critic_gradients", "actor_gradients", "alpha_gradients")
 
 
@@ -109,7 +108,7 @@ class SACModule(RLModule):
         save_replay_buffer: bool = True,
         steps_per_epoch: int = 10_240,
         eval_episodes: int = 10,
-        compile: bool = False,  # noqa: A002 (the flag's name in the field)
+        compile: bool = False,
         optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=3e-4, fused=True),
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
