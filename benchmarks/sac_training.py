@@ -1,0 +1,160 @@
+"""SAC's whole training, environment steps a second, beside Stable-Baselines3 and SBX (JAX) on the same work.
+
+    python benchmarks/sac_training.py results/sac-training
+
+Stepping, acting, replay, updates and logging included; evaluation, warm-up and compilation left out. BipedalWalker-v3,
+batch 256, nets 256 × 256, learning rate 3e-4: one environment with an update a step, and 16 environments with 8 updates
+a round of 16 steps. The trainer's share is what the same rounds and updates take less when they are called one after
+another in a bare loop, without Lightning's loops, callbacks and loggers.
+"""
+
+import argparse
+import queue
+import statistics
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from contest import Contest, Work, machine, markdown, ratio, save
+
+WARM_UP = 1008
+
+
+def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool, bare: bool) -> Work:
+    """`SACModule` under ``Trainer.fit``, which waits in a callback between two pieces of work."""
+    from lightning.pytorch import Callback, Trainer
+
+    from lightning_rl import SACModule
+
+    wanted: queue.Queue[int] = queue.Queue()
+    done: queue.Queue[None] = queue.Queue()
+
+    class Turns(Callback):
+        items = 0
+
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            self.wait(pl_module)
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            self.items -= 1
+            if self.items == 0:
+                self.wait(pl_module)
+
+        def wait(self, module: Any) -> None:
+            done.put(None)
+            self.items = wanted.get()
+            while bare:
+                for index in range(self.items):
+                    module.training_step(module.experience.round(), index)
+                done.put(None)
+                self.items = wanted.get()
+
+    module = SACModule(
+        num_envs=num_envs,
+        train_freq=train_freq,
+        gradient_steps=gradient_steps,
+        learning_starts=WARM_UP,
+        buffer_size=320_000,
+        compile=compile,
+        steps_per_epoch=10_000_000 * train_freq,
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_val_batches=0,
+        log_every_n_steps=1_000,
+        callbacks=[Turns()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=tempfile.mkdtemp(),
+    )
+    threading.Thread(target=trainer.fit, args=(module,), daemon=True).start()
+    done.get()
+
+    def work(rounds: int) -> None:
+        wanted.put(rounds)
+        done.get()
+
+    work(WARM_UP // train_freq + 1)
+    return work
+
+
+def stable_baselines(library: str, num_envs: int, train_freq: int, gradient_steps: int) -> Work:
+    """Stable-Baselines3's or SBX's ``learn``, which goes on where it stopped."""
+    from stable_baselines3.common.env_util import make_vec_env
+
+    if library == "sb3":
+        from stable_baselines3 import SAC
+    else:
+        from sbx import SAC
+    settings: dict[str, Any] = {"device": "cpu"} if library == "sb3" else {}
+    model = SAC(
+        "MlpPolicy",
+        make_vec_env("BipedalWalker-v3", num_envs),
+        batch_size=256,
+        buffer_size=320_000,
+        learning_starts=WARM_UP,
+        train_freq=train_freq // num_envs,
+        gradient_steps=gradient_steps,
+        policy_kwargs={"net_arch": [256, 256]},
+        **settings,
+    )
+    model.learn(WARM_UP + train_freq)
+
+    def work(rounds: int) -> None:
+        model.learn(rounds * train_freq, reset_num_timesteps=False)
+
+    return work
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="the files to write, without their extension")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one turn")
+    arguments = parser.parse_args()
+    results = []
+    for size in ((1, 1, 1), (16, 16, 8)):
+        contest = Contest(
+            {
+                "compiled": (ours, (*size, True, False)),
+                "compiled, bare loop": (ours, (*size, True, True)),
+                "eager": (ours, (*size, False, False)),
+                "SBX": (stable_baselines, ("sbx", *size)),
+                "SB3": (stable_baselines, ("sb3", *size)),
+            },
+            arguments.seconds,
+        )
+        rates = contest.rates(arguments.rounds)
+        contest.close()
+        results.append(
+            {
+                **dict(zip(("num_envs", "train_freq", "gradient_steps"), size, strict=True)),
+                "steps_per_second": {name: round(statistics.median(r) * size[1], 1) for name, r in rates.items()},
+                "compiled_to": {name: ratio(rates, "compiled", name) for name in rates if name != "compiled"},
+                "trainers_share": round(1 - ratio(rates, "compiled", "compiled, bare loop"), 3),
+                "preparation_s": contest.preparation,
+                "rounds": {name: [round(rate * size[1], 1) for rate in r] for name, r in rates.items()},
+            }
+        )
+    names = list(results[0]["steps_per_second"])
+    table = markdown(
+        ["environments", "updates a round", *(f"{name}, steps/s" for name in names), "to SBX", "to SB3", "trainer"],
+        [
+            [
+                r["num_envs"],
+                r["gradient_steps"],
+                *(r["steps_per_second"][name] for name in names),
+                *(r["compiled_to"][name] for name in ("SBX", "SB3")),
+                f"{r['trainers_share']:.1%}",
+            ]
+            for r in results
+        ],
+    )
+    save(arguments.output, {"results": results, "machine": machine()}, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""SAC's gradient updates a second, beside Stable-Baselines3 and SBX (JAX) on the same work.
+
+    python benchmarks/sac_updates.py results/sac-updates
+
+An update is what each library does once a gradient step: draws a minibatch from its replay buffer, and steps critics,
+actor, temperature and target. BipedalWalker's sizes, twin critics, Adam. The libraries take turns; medians of ratios
+are taken round by round. The floor is the time that the update's matrix products alone would take at the rate of a
+large product, measured in the same rounds.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from contest import Contest, Work, machine, markdown, ratio, save
+
+OBSERVATION, ACTION, TRANSITIONS = 24, 4, 20_000
+CHUNK = 64  # updates at a time; SBX compiles its loop anew for another number
+
+
+def random_transitions() -> tuple[np.ndarray, ...]:
+    """Observation, action, reward and next observation."""
+    random = np.random.default_rng(0)
+    observation = random.standard_normal((TRANSITIONS + 1, OBSERVATION), dtype=np.float32)
+    action = random.uniform(-1, 1, (TRANSITIONS, ACTION)).astype(np.float32)
+    return observation[:-1], action, random.standard_normal(TRANSITIONS, dtype=np.float32), observation[1:]
+
+
+def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
+    """`SACModule`'s update in a bare loop."""
+    from lightning_rl import SACModule
+    from lightning_rl.compilation import compiled
+    from lightning_rl.experience import ReplayBuffer
+    from lightning_rl.networks import track
+
+    module = SACModule(batch_size=batch, hidden_sizes=(width, width))
+    critic_optimizer, actor_optimizer, alpha_optimizer = module.configure_optimizers()
+    buffer, never = ReplayBuffer(TRANSITIONS, 1, OBSERVATION, ACTION), np.zeros(1, dtype=np.bool_)
+    for observation, action, reward, following in zip(*random_transitions(), strict=True):
+        buffer.add(observation[None], torch.from_numpy(action[None]), reward[None], following[None], never, never)
+    functions = [module.critic_gradients, module.actor_gradients, module.alpha_gradients]
+    critic_gradients, actor_gradients, alpha_gradients = map(compiled, functions) if compile else functions
+    random = torch.Generator().manual_seed(0)
+
+    def work(chunks: int) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            for _ in range(chunks):
+                sample = buffer.sample(CHUNK, batch, random)
+                noise = torch.randn(2, CHUNK, batch, ACTION, generator=random)
+                for index in range(CHUNK):
+                    transitions = type(sample)(*(field[index] for field in sample))
+                    critic = critic_gradients(transitions, noise[0, index])
+                    module.apply_gradients(critic_optimizer, critic.gradients)
+                    actor = actor_gradients(transitions, noise[1, index])
+                    module.apply_gradients(actor_optimizer, actor.gradients)
+                    module.apply_gradients(alpha_optimizer, alpha_gradients(actor.log_prob))
+                    track(module.target_critic, module.critic, module.tau)
+
+    return work
+
+
+def stable_baselines(library: str, batch: int, width: int) -> Work:
+    """Stable-Baselines3's or SBX's ``train``, on a buffer that is filled beforehand."""
+    if library == "sb3":
+        from stable_baselines3 import SAC
+    else:
+        from sbx import SAC
+
+    settings: dict[str, Any] = {"device": "cpu"} if library == "sb3" else {}
+    model = SAC(
+        "MlpPolicy",
+        "BipedalWalker-v3",
+        batch_size=batch,
+        buffer_size=TRANSITIONS,
+        policy_kwargs={"net_arch": [width, width]},
+        **settings,
+    )
+    model._setup_learn(0)
+    assert model.replay_buffer is not None
+    never = np.zeros(1)
+    for observation, action, reward, following in zip(*random_transitions(), strict=True):
+        model.replay_buffer.add(observation[None], following[None], action[None], reward[None], never, [{}])
+
+    def work(chunks: int) -> None:
+        for _ in range(chunks):
+            model.train(gradient_steps=CHUNK, batch_size=batch)
+        if library == "sbx":
+            import jax
+
+            jax.block_until_ready(model.policy.actor_state.params)
+
+    return work
+
+
+def matmul(size: int = 1024) -> Work:
+    """Square float32 products; an amount of one is a GFLOP."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    repeats = 1e9 / (2 * size**3)
+
+    def work(gflop: int) -> None:
+        for _ in range(max(1, round(gflop * repeats))):
+            left @ right
+
+    return work
+
+
+def gflop(batch: int, width: int) -> float:
+    """Of the matrix products of one update: forward, and backward to weights and inputs."""
+    actor = OBSERVATION * width + width * width + width * 2 * ACTION
+    critic = (OBSERVATION + ACTION) * width + width * width + width
+    actor_inner, critic_inner = actor - OBSERVATION * width, critic - (OBSERVATION + ACTION) * width
+    next_value = actor + 2 * critic
+    critics = 2 * (2 * critic + critic_inner)
+    actors = 2 * actor + actor_inner + 2 * 2 * critic
+    return 2 * batch * (next_value + critics + actors) / 1e9
+
+
+def contestants(batch: int, width: int) -> dict[str, Any]:
+    """Everyone, with the sizes of this table's row."""
+    return {
+        "matmul": (matmul, ()),
+        "eager": (ours, (batch, width, False, False)),
+        "compiled": (ours, (batch, width, True, False)),
+        "compiled, bf16": (ours, (batch, width, True, True)),
+        "SB3": (stable_baselines, ("sb3", batch, width)),
+        "SBX": (stable_baselines, ("sbx", batch, width)),
+    }
+
+
+def row(batch: int, width: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """One size, measured."""
+    contest = Contest(contestants(batch, width), seconds)
+    rates = contest.rates(rounds)
+    contest.close()
+    rates = {name: [CHUNK * rate for rate in values] for name, values in rates.items()}
+    rates["floor"] = [rate / CHUNK / gflop(batch, width) for rate in rates["matmul"]]
+    return {
+        "batch": batch,
+        "width": width,
+        "updates_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
+        "compiled_to": {name: ratio(rates, "compiled", name) for name in ("SB3", "SBX", "eager", "floor")},
+        "bf16_to": {name: ratio(rates, "compiled, bf16", name) for name in ("SB3", "SBX")},
+        "preparation_s": contest.preparation,
+        "rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
+    }
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="the files to write, without their extension")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of one turn")
+    parser.add_argument("--sweep", action="store_true", help="batch 64…4096 and width 64…1024 too")
+    arguments = parser.parse_args()
+    sizes = [(256, 256)]
+    if arguments.sweep:
+        sizes += [(batch, 256) for batch in (64, 1024, 4096)] + [(256, width) for width in (64, 512, 1024)]
+    rows = [row(*size, arguments.rounds, arguments.seconds) for size in sizes]
+    names = ("floor", "compiled", "compiled, bf16", "eager", "SBX", "SB3")
+    table = markdown(
+        ["batch", "width", *(f"{name}, updates/s" for name in names), "compiled / SBX", "compiled / SB3", "/ floor"],
+        [
+            [
+                r["batch"],
+                r["width"],
+                *(r["updates_per_second"][name] for name in names),
+                *(r["compiled_to"][name] for name in ("SBX", "SB3", "floor")),
+            ]
+            for r in rows
+        ],
+    )
+    save(arguments.output, {"rows": rows, "machine": machine()}, table)
+
+
+if __name__ == "__main__":
+    main()
