@@ -23,7 +23,9 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     if ranks == 1:
         return list(tensors)
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    torch.distributed.all_reduce(flat)
-    flat /= ranks
+    # NCCL reduces on GPUs alone; statistics of the experience live on the CPU.
+    travelling = flat.cuda() if torch.distributed.get_backend() == "nccl" else flat
+    torch.distributed.all_reduce(travelling)
+    flat = (travelling / ranks).to(flat.device)
     pieces = flat.split([tensor.numel() for tensor in tensors])
     return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]

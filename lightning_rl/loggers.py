@@ -4,11 +4,15 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers as lightning_loggers
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
+
+AXES = ("train", "val", "test", "sac", "trpo")
+"""What the names of metrics over environment steps begin with."""
 
 
 class _ContinuingWriter(ExperimentWriter):
@@ -24,7 +28,9 @@ class _ContinuingWriter(ExperimentWriter):
         header, rows = self._rows()
         if not rows:
             return
-        kept = [row for row in rows if step > 0 and int(row["step"]) <= step]
+        # A callback such as LearningRateMonitor counts in steps of its own: its rows go with those around them.
+        lived = [index for index, row in enumerate(rows) if _is_ours(row) and int(row["step"]) <= step]
+        kept = rows[: lived[-1] + 1] if lived and step > 0 else []
         temporary = path.with_suffix(".csv.part")
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=header)
@@ -42,6 +48,11 @@ class _ContinuingWriter(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Other loggers may share the folder, and a resumed run has its metrics there."""
+
+
+def _is_ours(row: dict[str, str]) -> bool:
+    """Whether a row's step counts environment steps."""
+    return any(value and name.partition("/")[0] in AXES for name, value in row.items())
 
 
 class CSVLogger(lightning_loggers.CSVLogger):
@@ -66,6 +77,8 @@ class CSVLogger(lightning_loggers.CSVLogger):
 def share_folder(loggers: Sequence[Logger], checkpoint: Path | None) -> None:
     """Gives all file loggers one folder: a new one, or that of the run whose checkpoint is resumed.
 
+    TensorBoard is told to forget what was logged after that checkpoint, which will be lived again.
+
     Args:
         loggers: those that write elsewhere, or whose version was chosen, are left alone.
         checkpoint: ``RUN/checkpoints/NAME.ckpt``, if training goes on from one.
@@ -80,3 +93,7 @@ def share_folder(loggers: Sequence[Logger], checkpoint: Path | None) -> None:
     for logger in sharing:
         if Path(logger.root_dir).resolve() == root:
             logger._version = version
+            if isinstance(logger, TensorBoardLogger) and run is not None and version == run.name:
+                assert checkpoint is not None
+                ours = torch.load(checkpoint, map_location="cpu", weights_only=True).get("lightning_rl", {})
+                logger._kwargs.setdefault("purge_step", ours.get("environment_steps", 0) + 1)

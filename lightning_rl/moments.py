@@ -135,6 +135,10 @@ class ReturnScaler:
         self._moments = merge(self._moments.to(returns), pooled(moments(returns.unsqueeze(-1))))
         return (reward / (self._moments.variance + EPSILON).sqrt()).to(reward.dtype)
 
+    def begin(self, where: Tensor) -> None:
+        """Forgets the return of episodes that were given up; ``[num_envs]``, bool."""
+        self._discounted_return = self._discounted_return.masked_fill(where, 0)
+
     def state_dict(self) -> dict[str, Any]:
         """The statistics and the returns in flight, as tensors."""
         return {"discounted_return": self._discounted_return, "moments": asdict(self._moments)}

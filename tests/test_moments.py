@@ -147,3 +147,12 @@ def test_return_scaler_goes_on_from_its_state_dict() -> None:
     scaler.scale(reward[0], ended[0])
     restored.load_state_dict(scaler.state_dict())
     assert torch.equal(scaler.scale(reward[1], ended[1]), restored.scale(reward[1], ended[1]))
+
+
+def test_a_return_that_was_given_up_is_forgotten() -> None:
+    scaler = ReturnScaler(0.5, 2)
+    never = torch.zeros(1, 2, dtype=torch.bool)
+    scaler.scale(torch.ones(1, 2), never)
+    scaler.begin(torch.tensor([True, False]))
+    scaler.scale(torch.ones(1, 2), never)
+    assert scaler.state_dict()["discounted_return"].tolist() == [1.0, 1.5]

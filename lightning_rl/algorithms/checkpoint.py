@@ -18,8 +18,8 @@ def describe_spaces(observation_space: gym.Space[Any], action_space: gym.Space[A
     return f"observations {observation_space.shape}, actions {actions}"
 
 
-def require_compatible(checkpoint: dict[str, Any], environment: str, spaces: str) -> None:
-    """Refuses a checkpoint of a newer format or of other spaces.
+def require_compatible(checkpoint: dict[str, Any], algorithm: str, environment: str, spaces: str) -> None:
+    """Refuses a checkpoint of a newer format, of another algorithm or of other spaces.
 
     Raises:
         ValueError: says what the checkpoint has and what was expected.
@@ -31,6 +31,9 @@ def require_compatible(checkpoint: dict[str, Any], environment: str, spaces: str
             f"the checkpoint has {found}, and this version of lightning_rl reads formats up to {FORMAT}: use the "
             "version that wrote it."
         )
+    trained = ours.get("algorithm", algorithm)
+    if trained != algorithm:
+        raise ValueError(f"the checkpoint is of {trained}, and this module is {algorithm}: use {trained}Module.")
     if ours["spaces"] != spaces:
         raise ValueError(
             f"the checkpoint was trained on {ours['environment']} ({ours['spaces']}), and this module has "

@@ -3,22 +3,26 @@
 import importlib
 import inspect
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule
 
+NOT_STORED = "that the checkpoint could not store; give it again as a keyword argument of load_from_checkpoint>"
 
-def require_integer(minimum: int, **values: int) -> None:
-    """Refuses what is not an integer of at least the minimum.
+
+def require_integer(minimum: int, **values: int | Sequence[int]) -> None:
+    """Refuses what is not an integer of at least the minimum, or a sequence of such.
 
     Raises:
         ValueError: says which value was given and what was expected.
     """
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise ValueError(f"{name}={value!r}: an integer of at least {minimum} was expected.")
+    for name, given in values.items():
+        for value in given if isinstance(given, Sequence) else [given]:
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise ValueError(f"{name}={value!r}: an integer of at least {minimum} was expected.")
 
 
 def require_within(
@@ -51,6 +55,18 @@ def require_multiple(**values: tuple[int, str, int]) -> None:
             raise ValueError(f"{name}={value}: a multiple of {of} ({divisor}) was expected; the nearest is {nearest}.")
 
 
+def require_stored(value: Any) -> None:
+    """Refuses what a checkpoint could not store.
+
+    Raises:
+        ValueError: the value holds a text that `plain` left in the place of another.
+    """
+    if isinstance(value, str) and value.endswith(NOT_STORED):
+        raise ValueError(value)
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        require_stored(item)
+
+
 def plain(value: Any) -> Any:
     """A value that a checkpoint can carry without pickling: callables become import paths, in jsonargparse's form.
 
@@ -69,10 +85,7 @@ def plain(value: Any) -> Any:
         path = import_path(value.func)
         if path is not None:
             return {"class_path": path, "init_args": plain(value.keywords)}
-    return import_path(value) or (
-        f"<a {type(value).__name__} that the checkpoint could not store; give it again as a keyword argument of "
-        "load_from_checkpoint>"
-    )
+    return import_path(value) or f"<a {type(value).__name__} {NOT_STORED}"
 
 
 def import_path(value: Any) -> str | None:
@@ -100,6 +113,8 @@ def storable(module: LightningModule) -> dict[str, Any]:
         # A default that is a lambda has no import path, and needs none.
         if not (callable(value) and value is defaults.get(name))
     }
+    if callable(module.hparams.get("env")) and isinstance(values["env"], dict):  # an environment is a path, or nothing
+        values["env"] = f"<a {type(module.hparams['env']).__name__} {NOT_STORED}"
     values["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
     values["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
     return values

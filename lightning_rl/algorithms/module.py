@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_rl.algorithms.checkpoint import FORMAT, describe_spaces, require_compatible, require_same_run
-from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, storable
+from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_stored, storable
 from lightning_rl.callbacks import default_callbacks
 from lightning_rl.callbacks.checkpoints import warn_of_uncrossed
-from lightning_rl.distributed import average
 from lightning_rl.environments import (
     TEST_SEEDS,
     VALIDATION_SEEDS,
@@ -85,6 +84,7 @@ class RLModule(LightningModule):
         eval_episodes: int,
     ) -> None:
         super().__init__()
+        require_stored([env, env_kwargs])
         require_integer(1, num_envs=num_envs, steps_per_epoch=steps_per_epoch, eval_episodes=eval_episodes)
         if max_episode_steps is not None:
             require_integer(1, max_episode_steps=max_episode_steps)
@@ -105,6 +105,9 @@ class RLModule(LightningModule):
         self.episode_statistics = EpisodeStatistics()
 
     # What an algorithm provides.
+
+    algorithm: str
+    """Its name, as checkpoints have it."""
 
     @abstractmethod
     def make_experience(self, run_seed: int) -> Experience:
@@ -267,6 +270,11 @@ class RLModule(LightningModule):
 
     def _seed_batches(self, seeds: Sequence[int]) -> SeedBatches:
         trainer = self.trainer
+        if self.eval_episodes < trainer.world_size:
+            raise ValueError(
+                f"eval_episodes={self.eval_episodes}: at least one for each of the {trainer.world_size} ranks was "
+                "expected."
+            )
         return SeedBatches(seeds, self.eval_episodes, trainer.global_rank, trainer.world_size, self.num_envs)
 
     def _evaluate(self, seeds: Tensor) -> None:
@@ -292,7 +300,7 @@ class RLModule(LightningModule):
         if not self.trainer.sanity_checking:
             self._write({name: float(value) for name, value in statistics.items()})
 
-    # Updates: gradients are averaged over ranks, an optimizer's step is counted once an update.
+    # Updates: gradients are the same on all ranks, an optimizer's step is counted once an update.
 
     def update_optimizers(self) -> list[Any]:
         """The optimizers, of which the first alone advances ``trainer.global_step``."""
@@ -303,26 +311,17 @@ class RLModule(LightningModule):
         assert isinstance(raw, list)
         return [counted[0], *raw[1:]]
 
-    def descend(self, optimizer: Any, gradients: Sequence[Tensor]) -> None:
-        """Averages the gradients over ranks and takes the optimizer's step.
+    def apply_gradients(self, optimizer: Any, gradients: Sequence[Tensor]) -> None:
+        """Takes the optimizer's step.
 
         Args:
             optimizer: one of `update_optimizers`.
-            gradients: one for each of its parameters, in their order.
+            gradients: one for each of its parameters, in their order, averaged over ranks.
         """
-        self.apply_gradients(optimizer, average(gradients))
-
-    def apply_gradients(self, optimizer: Any, gradients: Sequence[Tensor]) -> None:
-        """Takes the optimizer's step with gradients that are the same on all ranks already."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
-
-    def updates_left(self) -> int | None:
-        """How many updates ``max_steps`` still allows, if it is set."""
-        limit = self.trainer.max_steps
-        return None if limit == -1 else max(0, limit - self.trainer.global_step)
 
     def step_schedules(self) -> None:
         """One step of every learning-rate schedule that does not wait for an evaluation; called once an update."""
@@ -350,12 +349,6 @@ class RLModule(LightningModule):
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger.rewind(self.environment_steps)
-
-    def is_logging_step(self) -> bool:
-        """Whether the trainer logs this item: it costs time, so one in ``log_every_n_steps`` is logged."""
-        trainer: Any = self.trainer  # whose own annotations miss these two
-        every = trainer.log_every_n_steps
-        return bool(trainer.fast_dev_run) or (every > 0 and (self.trainer.fit_loop.total_batch_idx + 1) % every == 0)
 
     def report(self, values: Mapping[str, float]) -> None:
         """Gives values to callbacks, progress bar and loggers, with the training episodes that ended meanwhile."""
@@ -386,6 +379,7 @@ class RLModule(LightningModule):
         """Adds the format version, the environment, and (in a full checkpoint) the experience."""
         checkpoint["lightning_rl"] = {
             "format": FORMAT,
+            "algorithm": self.algorithm,
             "environment": self.environment.name,
             "spaces": describe_spaces(self.observation_space, self.action_space),
             "environment_steps": self.environment_steps,
@@ -401,7 +395,7 @@ class RLModule(LightningModule):
             ValueError: the checkpoint has a newer format, other spaces, or (in ``fit``) another environment.
         """
         spaces = describe_spaces(self.observation_space, self.action_space)
-        require_compatible(checkpoint, self.environment.name, spaces)
+        require_compatible(checkpoint, self.algorithm, self.environment.name, spaces)
         ours = checkpoint["lightning_rl"]
         self._loaded_steps = ours["environment_steps"]
         if self.experience is None or self.trainer.state.fn != TrainerFn.FITTING:

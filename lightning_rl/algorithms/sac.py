@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_within
 from lightning_rl.algorithms.module import RLModule
 from lightning_rl.compilation import can_compile, compiled
+from lightning_rl.distributed import average
 from lightning_rl.environments import Actions, TrainingSeeds
 from lightning_rl.experience import Collector, Noise, ReplayBuffer, ReplayExperience, Transition, Updates
 from lightning_rl.networks import DoubleCritic, GaussianNetwork, SquashedGaussianActor, track
@@ -83,6 +84,8 @@ class SACModule(RLModule):
         TypeError: a space that SAC cannot learn in.
     """
 
+    algorithm = "SAC"
+
     def __init__(
         self,
         env: str | Callable[..., Any] = "BipedalWalker-v3",
@@ -118,13 +121,12 @@ class SACModule(RLModule):
             self.save_hyperparameters()
         self._store_plain_hyperparameters()
         action_space = _bounded(self.environment.name, self.action_space)
-        require_integer(1, batch_size=batch_size, buffer_size=buffer_size, train_freq=train_freq)
+        require_integer(1, hidden_sizes=hidden_sizes, batch_size=batch_size)
+        require_integer(1, buffer_size=buffer_size, train_freq=train_freq)
         require_integer(0, learning_starts=learning_starts)
         require_integer(-1, gradient_steps=gradient_steps)
         require_within(0, 1, gamma=gamma, tau=tau, actor_averaging=actor_averaging)
         require_within(0, 1, open_high=True, noise_correlation=noise_correlation)
-        for width in hidden_sizes:
-            require_integer(1, hidden_sizes=width)
         require_multiple(
             learning_starts=(learning_starts, "num_envs", num_envs),
             train_freq=(train_freq, "num_envs", num_envs),
@@ -157,6 +159,9 @@ class SACModule(RLModule):
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
         self.averaged_actor = deepcopy(self.actor).requires_grad_(False) if actor_averaging else None
         self.learns_alpha = alpha == "auto"
+        for name, value in (("alpha", alpha), ("target_entropy", target_entropy)):
+            if isinstance(value, str) and value != "auto":
+                raise ValueError(f"{name}={value!r}: a number or 'auto' was expected.")
         if alpha != "auto":
             require_within(0, math.inf, alpha=alpha)
         if target_entropy != "auto":
@@ -260,6 +265,26 @@ class SACModule(RLModule):
                 Noise(*(field[index] for field in updates.noise)),
             )
 
+    def descend(self, optimizer: Any, gradients: Sequence[Tensor]) -> None:
+        """Averages the gradients over ranks and takes the optimizer's step.
+
+        Args:
+            optimizer: one of `update_optimizers`.
+            gradients: one for each of its parameters, in their order.
+        """
+        self.apply_gradients(optimizer, average(gradients))
+
+    def updates_left(self) -> int | None:
+        """How many updates ``max_steps`` still allows, if it is set."""
+        limit = self.trainer.max_steps
+        return None if limit == -1 else max(0, limit - self.trainer.global_step)
+
+    def is_logging_step(self) -> bool:
+        """Whether the trainer logs this item: it costs time, so one in ``log_every_n_steps`` is logged."""
+        trainer: Any = self.trainer  # whose own annotations miss these two
+        every = trainer.log_every_n_steps
+        return bool(trainer.fast_dev_run) or (every > 0 and (self.trainer.fit_loop.total_batch_idx + 1) % every == 0)
+
     def summary(self, done: Sequence[tuple[CriticGradients, ActorGradients]]) -> dict[str, float]:
         """What is logged of an item's updates: their means, and the temperature after the last one."""
         if not done:
@@ -338,8 +363,9 @@ def _bounded(name: str, space: gym.Space[Any]) -> Box:
         ValueError: it is unbounded.
     """
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        advice = "wrap the environment" if isinstance(space, gym.spaces.MultiBinary) else "use TRPO"
         raise TypeError(
-            f"{name} has the action space {space}, and SAC needs a bounded Box: use TRPO for discrete actions."
+            f"{name} has the action space {space}, and SAC needs a bounded Box: {advice} for discrete actions."
         )
     if not isinstance(space, Box):
         raise TypeError(
@@ -350,7 +376,8 @@ def _bounded(name: str, space: gym.Space[Any]) -> Box:
         raise TypeError(f"{name} has the action space {space}, which holds integers, and SAC acts in real numbers.")
     if not space.is_bounded():
         raise ValueError(
-            f"{name} has unbounded actions ({space}), and SAC squashes actions into bounds: wrap the environment in "
-            "gymnasium.wrappers.RescaleAction or ClipAction with bounds of your choice, or use TRPO."
+            f"{name} has unbounded actions ({space}), and SAC squashes actions into bounds: use TRPO, or give the "
+            "environment bounds of your choice with gymnasium.wrappers.TransformAction(env, lambda action: action, "
+            "Box(low, high))."
         )
     return space

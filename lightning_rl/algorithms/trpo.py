@@ -83,6 +83,8 @@ class TRPOModule(RLModule):
         TypeError: a space that TRPO cannot learn in.
     """
 
+    algorithm = "TRPO"
+
     def __init__(
         self,
         env: str | Callable[..., Any] = "BipedalWalker-v3",
@@ -114,8 +116,9 @@ class TRPOModule(RLModule):
         super().__init__(env, env_kwargs, num_envs, backend, max_episode_steps, steps_per_epoch, eval_episodes)
         self.save_hyperparameters()
         self._store_plain_hyperparameters()
-        require_integer(1, cg_iters=cg_iters, fisher_stride=fisher_stride, line_search_steps=line_search_steps)
-        require_integer(1, rollout_steps=rollout_steps, value_epochs=value_epochs, value_batch_size=value_batch_size)
+        require_integer(1, hidden_sizes=hidden_sizes, cg_iters=cg_iters, fisher_stride=fisher_stride)
+        require_integer(1, line_search_steps=line_search_steps, rollout_steps=rollout_steps)
+        require_integer(1, value_epochs=value_epochs, value_batch_size=value_batch_size)
         require_within(0, 1, gamma=gamma, gae_lambda=gae_lambda)
         require_within(0, 1, open_low=True, open_high=True, line_search_decay=line_search_decay)
         require_within(0, math.inf, open_low=True, max_kl=max_kl)
@@ -163,11 +166,11 @@ class TRPOModule(RLModule):
         policy_optimizer, value_optimizer = self.update_optimizers()
         with torch.autocast(self.device.type, enabled=False):  # a KL divergence of 0.01 needs more digits
             policy = self.policy_step(rollout)
-        self.count_unusable(policy.unusable)
-        self.apply_gradients(
-            policy_optimizer, [-step for step in policy.step]
-        )  # gradient descent, at a learning rate of one
+        # Gradient descent, at a learning rate of one.
+        self.apply_gradients(policy_optimizer, [-step for step in policy.step])
         value_loss = self.fit_value(rollout, value_optimizer)
+        unusable_value = None if math.isfinite(value_loss) else "a value loss that is not finite"
+        self.count_unusable(policy.unusable or unusable_value)
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(pooled(moments(rollout.observation)))
         self.step_schedules()
@@ -226,7 +229,7 @@ class TRPOModule(RLModule):
     def fit_value(self, rollout: Rollout, optimizer: Any) -> float:
         """Fits V to its targets by `value_epochs` passes of minibatches; returns the mean loss of the last one.
 
-        A loss that is not finite ends the fit before it reaches the weights.
+        A loss or gradient that is not finite ends the fit before it reaches the weights, and NaN is returned.
         """
         observation = self.policy.normalize(rollout.observation).flatten(0, 1)
         target = rollout.value_target.flatten()
@@ -238,8 +241,8 @@ class TRPOModule(RLModule):
                 loss = self.value_loss(observation[index], target[index])
                 # The loss is averaged with its gradients, so that all ranks decide alike.
                 loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
-                if not loss.isfinite():
-                    return float(loss)
+                if not all(bool(each.isfinite().all()) for each in (loss, *gradients)):
+                    return math.nan
                 self.apply_gradients(optimizer, gradients)
                 losses.append(loss)
         return float(torch.stack(losses).mean())
@@ -263,11 +266,12 @@ class TRPOModule(RLModule):
         self.unusable_in_a_row = 0 if reason is None else self.unusable_in_a_row + 1
         self.unusable += reason is not None
         if reason is not None:
-            rank_zero_warn(f"A policy step was skipped: {reason}.")
+            rank_zero_warn(f"A step was skipped: {reason}.")
         if self.unusable_in_a_row == UNUSABLE_IN_A_ROW:
+            self.unusable_in_a_row = 0  # whoever goes on has ten more
             raise FloatingPointError(
-                f"{UNUSABLE_IN_A_ROW} policy steps in a row were skipped, the last one because of {reason}: the "
-                "policy is the one before them. Look at the rewards' scale, the learning rate and cg_damping."
+                f"{UNUSABLE_IN_A_ROW} steps in a row were skipped, the last one because of {reason}: the weights are "
+                "those before them. Look at the rewards' scale, the learning rate and cg_damping."
             )
 
     def summary(self, rollout: Rollout, policy: PolicyStep, value_loss: float) -> dict[str, float]:

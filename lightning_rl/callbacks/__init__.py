@@ -1,6 +1,10 @@
+from datetime import timedelta
+from typing import Any
+
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from lightning_rl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, ModelCheckpoint
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
@@ -33,8 +37,7 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     if checkpoints and not keeps_last:
         added.append(LastCheckpoint())
     bar = trainer.progress_bar_callback
-    plain_bar = RichProgressBar()
-    if type(bar) is RichProgressBar and (bar.theme, bar.refresh_rate) == (plain_bar.theme, plain_bar.refresh_rate):
+    if type(bar) is RichProgressBar and _settings(bar) == _settings(RichProgressBar()):
         trainer.callbacks.remove(bar)  # type: ignore[attr-defined]
         added.append(RLProgressBar())
     if not any(isinstance(callback, Interruption) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -44,12 +47,14 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
 
 def _is_default(callback: Callback) -> bool:
     """Whether this is the ModelCheckpoint that a Trainer adds by itself."""
-    return (
-        type(callback) is lightning_callbacks.ModelCheckpoint
-        and callback.monitor is None
-        and callback.dirpath is None
-        and callback.filename is None
-        and not callback.save_last
-        and callback.save_top_k == 1
-        and callback.every_n_epochs == 1
-    )
+    plain = lightning_callbacks.ModelCheckpoint
+    return type(callback) is plain and _settings(callback) == _settings(plain())
+
+
+def _settings(callback: Callback) -> dict[str, Any]:
+    """What a callback was made with: its plain attributes."""
+    return {
+        name: value
+        for name, value in vars(callback).items()
+        if value is None or isinstance(value, bool | int | float | str | dict | timedelta | RichProgressBarTheme)
+    }

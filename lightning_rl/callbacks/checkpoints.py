@@ -77,11 +77,20 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`: written after every epoch, of pure warm-up too."""
+    """Keeps `last.ckpt`: written after every epoch, of pure warm-up too, and where a run is stopped in the middle."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if ``max_steps`` or a Timer stops the run here: Lightning then takes the epoch for a finished one."""
+        reached = 0 <= trainer.max_steps <= trainer.global_step
+        if not trainer.is_last_batch and (reached or trainer.should_stop):
+            save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves after the epoch's evaluation."""
-        save_last(trainer)
+        if trainer.is_last_batch:
+            save_last(trainer)
 
 
 def save_last(trainer: Trainer) -> None:
@@ -101,14 +110,15 @@ def checkpoint_folder(trainer: Trainer) -> Path:
 def warn_of_uncrossed(trainer: Trainer, updates_per_item: int) -> None:
     """Says which of the user's checkpoints would fire late or never, and what to use."""
     for callback in trainer.checkpoint_callbacks:
-        if type(callback) is lightning_callbacks.ModelCheckpoint:
+        if isinstance(callback, lightning_callbacks.ModelCheckpoint):
             every = callback._every_n_train_steps
             if callback._train_time_interval is not None:
                 rank_zero_warn(
                     "ModelCheckpoint(train_time_interval=…) never saves under manual optimization, which this module "
                     "uses: choose every_n_train_steps of lightning_rl.callbacks.ModelCheckpoint."
                 )
-            if every and updates_per_item and every % updates_per_item:
+            crosses = isinstance(callback, ModelCheckpoint)
+            if not crosses and every and updates_per_item and every % updates_per_item:
                 rank_zero_warn(
                     f"ModelCheckpoint(every_n_train_steps={every}) saves only where an item of {updates_per_item} "
                     "updates ends on a multiple: use lightning_rl.callbacks.ModelCheckpoint, which saves whenever one "

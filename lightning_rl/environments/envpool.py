@@ -51,11 +51,12 @@ class EnvPoolEnvironments:
         """Steps every environment."""
         self._steps += 1
         observation, reward, terminated, truncated, _ = self._pool.step(actions)
+        reward = reward.astype(np.float32)
         if not np.isfinite(reward).all():
             raise FaultyEnvironmentError(f"{self._where(~np.isfinite(reward))} returned a reward that is not finite.")
         self._observation = self._checked(observation)
         # EnvPool may set both flags when a time limit strikes in the terminal step: then the process has ended.
-        return Step(self._observation, reward.astype(np.float32), terminated, truncated & ~terminated)
+        return Step(self._observation, reward, terminated, truncated & ~terminated)
 
     def close(self) -> None:
         """Ends the environments."""
@@ -101,7 +102,8 @@ def require_envpool(spec: EnvironmentSpec) -> None:
         import envpool
     except ImportError as error:
         raise ImportError(
-            "backend='envpool' needs the package envpool: install lightning-rl[envpool], or use backend='sync'."
+            "backend='envpool' needs the package envpool: install lightning-rl[envpool] (Linux, Python 3.11 or "
+            "newer), or use backend='sync'."
         ) from error
     if spec.env not in envpool.list_all_envs():
         raise ValueError(

@@ -1,3 +1,5 @@
+import multiprocessing
+import signal
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -6,7 +8,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from lightning_rl.environments.arrays import Actions, Array, Mask
-from lightning_rl.environments.single import EnvironmentSpec
+from lightning_rl.environments.single import CheckedEnvironment, EnvironmentSpec
 from lightning_rl.environments.vector import Step
 
 
@@ -22,7 +24,7 @@ class GymnasiumEnvironments:
     takes_seeds = True
 
     def __init__(self, spec: EnvironmentSpec, num_envs: int, backend: Literal["sync", "async"]) -> None:
-        factories = [partial(spec.make_checked)] * num_envs
+        factories = [partial(_make, spec)] * num_envs
         self._vector: Any
         if backend == "sync":
             self._vector = SyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED)
@@ -47,3 +49,11 @@ class GymnasiumEnvironments:
             self._vector.close()
         except (EOFError, OSError):
             self._vector.close(terminate=True)
+
+
+def _make(spec: EnvironmentSpec) -> CheckedEnvironment:
+    """One environment; in a process of its own, signals that are meant for the training are left to it."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return spec.make_checked()

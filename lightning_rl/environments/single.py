@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -38,20 +39,22 @@ class EnvironmentSpec:
         """How messages and checkpoints call this environment: its id, or its callable's import path."""
         if isinstance(self.env, str):
             return self.env
+        if isinstance(self.env, partial):
+            settings = ", ".join(f"{name}={value!r}" for name, value in self.env.keywords.items())
+            return f"{EnvironmentSpec(self.env.func).name}({', '.join([*map(repr, self.env.args), settings])})"
         return f"{self.env.__module__}.{getattr(self.env, '__qualname__', type(self.env).__qualname__)}"
 
-    def make(self, **more_kwargs: Any) -> gym.Env[Any, Any]:
+    def make(self) -> gym.Env[Any, Any]:
         """Makes one environment as Gymnasium knows it, observations in their own shape.
 
         Raises:
             ValueError: the id is not known to Gymnasium.
             ImportError: a package that the environment needs is missing.
         """
-        kwargs = {**self.env_kwargs, **more_kwargs}
         if isinstance(self.env, str) and not _is_import_path(self.env):
-            return _make_registered(self.env, self.max_episode_steps, kwargs)
+            return _make_registered(self.env, self.max_episode_steps, self.env_kwargs)
         factory = _import(self.env) if isinstance(self.env, str) else self.env
-        environment = factory(**kwargs)
+        environment = factory(**self.env_kwargs)
         if not isinstance(environment, gym.Env):
             raise TypeError(
                 f"env={self.name} made a {type(environment).__name__}, and a gymnasium.Env was expected: let the "
@@ -154,9 +157,13 @@ class CheckedEnvironment(gym.Env[Array, Any]):
         """One step; infos are left behind, because nothing downstream reads them."""
         self._steps += 1
         observation, reward, terminated, truncated, _ = self._env.step(action)
+        with np.errstate(over="ignore"):
+            usable = np.isfinite(np.float32(reward))
+        if not usable:
+            raise FaultyEnvironmentError(
+                f"{self._where()} returned the reward {reward}; a finite float32 number was expected."
+            )
         reward = float(reward)
-        if not np.isfinite(reward):
-            raise FaultyEnvironmentError(f"{self._where()} returned the reward {reward}; a finite number was expected.")
         return self._checked(observation), reward, bool(terminated), bool(truncated), {}
 
     def close(self) -> None:

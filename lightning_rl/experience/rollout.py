@@ -132,7 +132,9 @@ class RolloutExperience:
 
     def round(self) -> Rollout:
         """Fills the memory with the policy as it is now, then values it."""
-        self.collector.open()
+        begun_anew = self.collector.open()
+        if self._return_scaler is not None:
+            self._return_scaler.begin(torch.from_numpy(begun_anew))
         for step in range(len(self.memory.reward)):
             self._step(step)
         return self._finish()

@@ -70,6 +70,11 @@ class DoubleCritic(nn.Module):
 
 @torch.no_grad()
 def track(follower: nn.Module, leader: nn.Module, rate: float) -> None:
-    """Moves the follower's parameters towards the leader's: θ⁻ ← (1 − rate) θ⁻ + rate θ."""
+    """Moves the follower's parameters towards the leader's: θ⁻ ← (1 − rate) θ⁻ + rate θ.
+
+    Buffers, such as the statistics of a network of one's own, are taken over as they are.
+    """
     for slow, fast in zip(follower.parameters(), leader.parameters(), strict=True):
         slow.lerp_(fast, rate)
+    for theirs, ours in zip(follower.buffers(), leader.buffers(), strict=True):
+        theirs.copy_(ours)

@@ -2,15 +2,17 @@
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateMonitor
 
-from lightning_rl import SACModule
+from lightning_rl import SACModule, TRPOModule
 from lightning_rl.callbacks import BestCheckpoint, LastCheckpoint, ModelCheckpoint
 from lightning_rl.loggers import CSVLogger
 
@@ -103,6 +105,81 @@ def test_stopping_and_going_on_is_one_run(small_sac: SAC, quiet_trainer: MakeTra
     resumed = run(4, "lightning_logs/run/checkpoints/last.ckpt")
     assert differences(unbroken, resumed) == []
     assert metrics() == curve
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "trpo"])
+@pytest.mark.parametrize("stop", ["max_steps", "should_stop"])
+def test_going_on_after_a_stop_in_the_middle_of_an_epoch_is_one_run(
+    request: pytest.FixtureRequest, quiet_trainer: MakeTrainer, algorithm: str, stop: str
+) -> None:
+    make = request.getfixturevalue(f"small_{algorithm}")
+    third_item = {"sac": 24, "trpo": 3}[algorithm]
+
+    class Stops(Callback):
+        """Stops a run as a Timer does whose time is up after the third item."""
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.should_stop or trainer.global_step == third_item
+
+    def run(checkpoint: str | None = None, **settings: Any) -> dict[str, Any]:
+        seed_everything(5)
+        settings = {"max_epochs": 3, "logger": CSVLogger(".", version="run"), **settings}
+        trainer = quiet_trainer(**settings)
+        trainer.fit(make(), ckpt_path=checkpoint)
+        return state(trainer)
+
+    unbroken, curve = run(), metrics()
+    stopped = run(**({"max_steps": third_item} if stop == "max_steps" else {"callbacks": [Stops()]}))
+    assert stopped["global_step"] == third_item
+    resumed = run("lightning_logs/run/checkpoints/last.ckpt")
+    assert differences(unbroken, resumed) == []
+    assert [row for row in metrics() if row in curve] == curve  # a Timer's stop adds an evaluation
+
+
+def test_rows_of_a_learning_rate_monitor_are_not_doubled(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    def run(max_epochs: int, checkpoint: str | None = None) -> list[dict[str, str]]:
+        seed_everything(6)
+        snapshots = ModelCheckpoint(dirpath="snapshots", every_n_train_steps=30, save_top_k=-1, filename="{step}")
+        trainer = quiet_trainer(
+            max_epochs=max_epochs,
+            logger=CSVLogger(".", version="run"),
+            callbacks=[LearningRateMonitor(logging_interval="step"), snapshots, BestCheckpoint(), LastCheckpoint()],
+        )
+        trainer.fit(small_sac(lr_scheduler=decay), ckpt_path=checkpoint)
+        return metrics()
+
+    unbroken = run(2)
+    assert sum(bool(row["lr-Adam"]) for row in unbroken) == 4
+    Path("snapshots").rename("taken")
+    for path in Path("taken").iterdir():
+        assert run(2, str(path)) == unbroken
+
+
+def decay(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.99)
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "trpo"])
+def test_envpool_resumes_all_but_the_episodes(
+    request: pytest.FixtureRequest, quiet_trainer: MakeTrainer, algorithm: str
+) -> None:
+    pytest.importorskip("envpool")
+    make = request.getfixturevalue(f"small_{algorithm}")
+    trainer = quiet_trainer(max_epochs=1, logger=CSVLogger(".", version="run"))
+    trainer.fit(make(backend="envpool"))
+    before = state(trainer)
+    loaded: list[dict[str, Any]] = []
+
+    class Looks(Callback):
+        def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+            loaded.append(state(trainer))
+
+    resumed = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"), callbacks=[Looks()])
+    module = make(backend="envpool")
+    with pytest.warns(UserWarning, match="2 of 2 episodes in flight could not be brought back"):
+        resumed.fit(module, ckpt_path="lightning_logs/run/checkpoints/last.ckpt")
+    assert differences({**before, "epoch": 0}, {**loaded[0], "epoch": 0}) == []
+    assert module.environment_steps == 2 * before["lightning_rl"]["environment_steps"]
 
 
 def test_without_the_replay_buffer_resuming_says_so_and_refills(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
@@ -206,6 +283,18 @@ def test_a_checkpoint_of_another_run_is_refused(
         quiet_trainer(max_epochs=2).fit(small_sac(hidden_sizes=(4,), **overrides), ckpt_path="other.ckpt")
 
 
+def test_a_checkpoint_of_the_other_algorithm_is_refused(
+    small_sac: SAC, small_trpo: Callable[..., TRPOModule], quiet_trainer: MakeTrainer
+) -> None:
+    for trained, other in ((small_sac, small_trpo), (small_trpo, small_sac)):
+        trainer = quiet_trainer(max_epochs=1)
+        trainer.fit(trained())
+        trainer.save_checkpoint("first.ckpt", weights_only=False)
+        message = f"is of {type(trained()).algorithm}, and this module is {type(other()).algorithm}"
+        with pytest.raises(ValueError, match=message):
+            quiet_trainer(max_epochs=2).fit(other(), ckpt_path="first.ckpt")
+
+
 def test_a_checkpoint_of_a_newer_format_is_refused(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(small_sac())
@@ -231,6 +320,24 @@ def test_a_callable_environment_goes_on_from_its_own_checkpoint(small_sac: SAC, 
     resumed = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))
     resumed.fit(module, ckpt_path=last)
     assert module.environment_steps == 320
+
+
+@pytest.mark.parametrize(
+    "settings", [{"env": partial(make_pendulum)}, {"env_kwargs": {"g": np.float64(9.0), "not_plain": object()}}]
+)
+def test_an_environment_that_cannot_be_stored_is_asked_for(
+    small_sac: SAC, quiet_trainer: MakeTrainer, settings: dict[str, Any]
+) -> None:
+    module = small_sac(**{"env": make_with, **settings})
+    quiet_trainer(max_epochs=1, logger=CSVLogger(".", version="run")).fit(module)
+    with pytest.raises(ValueError, match="could not store; give it again"):
+        SACModule.load_from_checkpoint("lightning_logs/run/checkpoints/last.ckpt")
+    loaded = SACModule.load_from_checkpoint("lightning_logs/run/checkpoints/last.ckpt", **settings)
+    assert loaded.environment_steps == 160
+
+
+def make_with(g: float, not_plain: object) -> Any:
+    return make_pendulum()
 
 
 def test_what_a_checkpoint_cannot_store_is_asked_for(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:

@@ -2,12 +2,14 @@
 
 import csv
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -125,12 +127,28 @@ def validation_curve() -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars("val/return")]
 
 
-def test_a_users_checkpoints_stay(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
-    own = ModelCheckpoint(monitor="val/return", mode="max", filename="mine")
+@pytest.mark.parametrize(
+    "own",
+    [
+        ModelCheckpoint(monitor="val/return", mode="max", filename="mine"),
+        lightning_callbacks.ModelCheckpoint(filename="mine", save_weights_only=True),
+        lightning_callbacks.ModelCheckpoint(save_weights_only=True),
+    ],
+)
+def test_a_users_checkpoints_stay(
+    small_sac: SAC, quiet_trainer: MakeTrainer, own: lightning_callbacks.ModelCheckpoint
+) -> None:
     trainer = quiet_trainer(max_epochs=1, callbacks=[own])
     trainer.fit(small_sac())
-    assert sorted(path.name for path in Path(own.dirpath).iterdir()) == ["last.ckpt", "mine.ckpt"]
+    names = {path.name for path in Path(own.dirpath).iterdir()}
+    assert names == {"last.ckpt", Path(own.best_model_path).name}
     assert trainer.checkpoint_callback is own
+
+
+def test_a_checkpoint_after_some_time_never_comes_and_that_is_said(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    own = ModelCheckpoint(train_time_interval=timedelta(seconds=1))
+    with pytest.warns(UserWarning, match="train_time_interval.* never saves"):
+        quiet_trainer(max_epochs=1, callbacks=[own]).fit(small_sac())
 
 
 def test_checkpoints_every_so_many_updates_fire_when_the_number_is_crossed(
@@ -196,18 +214,6 @@ def test_fast_dev_run_and_limits(small_sac: SAC, quiet_trainer: MakeTrainer) -> 
     limited = small_sac()
     quiet_trainer(max_epochs=3, limit_train_batches=4, limit_val_batches=1, log_every_n_steps=1).fit(limited)
     assert limited.environment_steps == 3 * 4 * 16
-
-
-def test_envpool_trains_and_resuming_begins_fresh_episodes(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
-    pytest.importorskip("envpool")
-    trainer = quiet_trainer(max_epochs=1, logger=CSVLogger(".", version="run"))
-    trainer.fit(small_sac(backend="envpool"))
-    resumed = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))
-    module = small_sac(backend="envpool")
-    with pytest.warns(UserWarning, match="2 of 2 episodes in flight could not be brought back"):
-        resumed.fit(module, ckpt_path="lightning_logs/run/checkpoints/last.ckpt")
-    assert (module.environment_steps, module.experience.buffer.size) == (320, 320)
-    assert resumed.global_step == (2 * ITEMS - WARM_UP_ITEMS) * UPDATES
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])

@@ -150,7 +150,7 @@ def test_unusable_numbers_leave_the_policy_alone(
     rollout = random_rollout(module)
     rollout = rollout._replace(**{field: torch.full_like(getattr(rollout, field), value)})
     before = [parameter.detach().clone() for parameter in module.parameters()]
-    with pytest.warns(UserWarning, match=f"policy step was skipped: {reason}"):
+    with pytest.warns(UserWarning, match=f"A step was skipped: {reason}"):
         trainer = step(module, rollout, monkeypatch)
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=False))
     assert trainer.callback_metrics["trpo/unusable"] == 1
@@ -165,7 +165,9 @@ def test_an_unusable_value_loss_leaves_the_value_function_alone(
     rollout = random_rollout(module)
     rollout.value_target[-1, -1] = target
     before = [parameter.detach().clone() for parameter in module.policy.parameters()]
-    trainer = step(module, rollout, monkeypatch)
+    with pytest.warns(UserWarning, match="A step was skipped: a value loss that is not finite"):
+        trainer = step(module, rollout, monkeypatch)
+    assert trainer.callback_metrics["trpo/unusable"] == 1
     assert all(parameter.isfinite().all() for parameter in module.value.parameters())
     assert not math.isfinite(trainer.callback_metrics["trpo/value_loss"])
     assert any(not torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
@@ -182,7 +184,7 @@ def test_a_curvature_that_is_not_positive_leaves_the_policy_alone(
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:A policy step was skipped")
+@pytest.mark.filterwarnings("ignore:A step was skipped")
 def test_ten_unusable_steps_in_a_row_stop_the_run(small_trpo: TRPO) -> None:
     module = small_trpo()
     for _ in range(9):
@@ -190,7 +192,7 @@ def test_ten_unusable_steps_in_a_row_stop_the_run(small_trpo: TRPO) -> None:
     module.count_unusable(None)
     for _ in range(9):
         module.count_unusable("a reason")
-    with pytest.raises(FloatingPointError, match=r"10 policy steps in a row .* because of a reason"):
+    with pytest.raises(FloatingPointError, match=r"10 steps in a row .* because of a reason"):
         module.count_unusable("a reason")
     assert module.unusable == 19
 

@@ -195,6 +195,11 @@ def test_faulty_reward_is_named_with_episode_seed_and_step(fault: float) -> None
         run(environment, 2)
 
 
+def test_a_reward_beyond_float32_is_refused() -> None:
+    with pytest.raises(FaultyEnvironmentError, match=r"returned the reward 1e\+39; a finite float32 number"):
+        run(told([GOOD] * 2, [1e39]), 1)
+
+
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((1, 2)), np.zeros((2, 1)), 0.0])
 def test_observation_of_another_shape_is_named_with_episode_seed_and_step(wrong: Any) -> None:
     with pytest.raises(FaultyEnvironmentError) as e:

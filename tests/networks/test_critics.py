@@ -100,6 +100,14 @@ def test_target_follows_by_exactly_tau_a_step() -> None:
     assert all(torch.equal(now, goal) for now, goal in zip(leader.parameters(), aim, strict=True))
 
 
+def test_statistics_of_a_network_of_ones_own_follow_too() -> None:
+    leader, follower = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    leader(torch.randn(5, 3))
+    track(follower, leader, 0.1)
+    assert torch.equal(follower.running_mean, leader.running_mean)
+    assert follower.num_batches_tracked == 1
+
+
 @pytest.mark.parametrize(("tau", "whose"), [(0.0, "follower"), (1.0, "leader")])
 def test_tau_zero_leaves_the_target_and_one_copies_the_critic(tau: float, whose: str) -> None:
     critics = {"follower": critic(), "leader": critic()}
