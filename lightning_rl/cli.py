@@ -41,10 +41,6 @@ class ArgumentParser(LightningArgumentParser):
 class RLCLI(LightningCLI):
     """LightningCLI with this package's modules, logging to TensorBoard and CSV in one folder a run."""
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """A command without ``--model`` means SAC, or whatever the checkpoint holds."""
-        parser.set_defaults({"model": {"class_path": "lightning_rl.SACModule"}})
-
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would lay the checkpoint's hyperparameters over the user's (`checkpoint_settings`)."""
 
@@ -62,8 +58,12 @@ class RLCLI(LightningCLI):
 def main(args: list[str] | None = None) -> None:
     """The command ``lightning-rl``."""
     given = sys.argv[1:] if args is None else args
+    if not given or given[0].startswith("-"):  # no subcommand
+        run(given)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        run([*given[:1], *checkpoint_settings(given, Path(folder)), *given[1:]])
+        settings = checkpoint_settings(given, Path(folder))
+        run([*given[:1], *(settings or default_model(given[1:])), *given[1:]])
 
 
 def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
@@ -81,6 +81,21 @@ def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
     path = folder / "checkpoint.yaml"
     path.write_text(yaml.safe_dump({"model": {"class_path": class_path, "init_args": settings}}))
     return ["--config", str(path)]
+
+
+def default_model(args: list[str]) -> list[str]:
+    """``--model SACModule`` where no argument and no configuration names a model.
+
+    A default of the parser's own would leave SAC's hyperparameters behind where another model has some of their names.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", "--model.class_path")
+    parser.add_argument("-c", "--config", action="append", default=[])
+    given = parser.parse_known_args(args)[0]
+    configs = [yaml.safe_load(Path(each).read_text()) for each in given.config if Path(each).is_file()]
+    models = [given.model, *(config.get("model") for config in configs if isinstance(config, dict))]
+    named = any(isinstance(model, str) or (isinstance(model, dict) and "class_path" in model) for model in models)
+    return [] if named else ["--model", "lightning_rl.SACModule"]
 
 
 def run(args: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The command line, run as a user runs it."""
 
 import csv
+import inspect
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +133,34 @@ def test_every_hyperparameter_is_a_documented_flag(
     for name in algorithm.__init__.__annotations__.keys() - {"return"}:
         assert re.search(rf"--model\.{name} \S+ [^-]", shown), f"{name} has no documentation"
     assert "torch.nn.Bilinear" not in shown  # nor any other of PyTorch's hundreds of modules
+
+
+def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    with pytest.raises(SystemExit):
+        main([*args, "--print_config"])
+    settings: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)["model"]
+    return settings
+
+
+def test_a_configuration_of_one_algorithm_has_nothing_of_the_others_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    defaults = inspect.signature(TRPOModule).parameters
+    Path("trpo.yaml").write_text("model: {class_path: lightning_rl.TRPOModule, init_args: {env: CartPole-v1}}")
+    for arguments in (["--config", "trpo.yaml"], ["--model", "TRPOModule", "--model.env", "CartPole-v1"]):
+        model = printed(["fit", *arguments], capsys)
+        assert model["class_path"] == "lightning_rl.TRPOModule"
+        assert model["init_args"]["hidden_sizes"] == list(defaults["hidden_sizes"].default) == [64, 64]
+        assert model["init_args"]["activation"] == "torch.nn.Tanh"
+        assert model["init_args"]["gamma"] == defaults["gamma"].default
+
+
+@pytest.mark.parametrize("arguments", [[], ["--model.gamma", "0.9"], ["--config", "trainer.yaml"]])
+def test_without_a_model_it_is_sac(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("trainer.yaml").write_text("trainer: {max_epochs: 3}\nmodel: {init_args: {gamma: 0.9}}")
+    model = printed(["fit", *arguments], capsys)
+    assert model["class_path"] == "lightning_rl.SACModule"
+    assert model["init_args"]["gamma"] == (0.9 if arguments else 0.98)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")

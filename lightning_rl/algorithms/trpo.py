@@ -75,8 +75,9 @@ class TRPOModule(RLModule):
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
         optimizer: makes the value function's optimizer from its parameters.
-        lr_scheduler: makes a learning-rate schedule from that optimizer; it is stepped once a rollout (a
-            ``ReduceLROnPlateau`` once an evaluation).
+        lr_scheduler: makes a learning-rate schedule from an optimizer; it is stepped once a rollout (a
+            ``ReduceLROnPlateau`` once an evaluation). The policy has one of its own, whose rate begins at one and
+            scales the natural step: the divergence that is reached follows its square.
 
     Raises:
         ValueError: a number out of its range, or an environment that Gymnasium does not know.
@@ -165,9 +166,8 @@ class TRPOModule(RLModule):
         """One step of the policy within the trust region, then the value function's fit; one ``global_step``."""
         policy_optimizer, value_optimizer = self.update_optimizers()
         with torch.autocast(self.device.type, enabled=False):  # a KL divergence of 0.01 needs more digits
-            policy = self.policy_step(rollout)
-        # Gradient descent, at a learning rate of one.
-        self.apply_gradients(policy_optimizer, [-step for step in policy.step])
+            policy = self.policy_step(rollout, policy_optimizer.param_groups[0]["lr"])
+        self.apply_gradients(policy_optimizer, [-step for step in policy.step])  # which it multiplies by its rate
         value_loss = self.fit_value(rollout, value_optimizer)
         unusable_value = None if math.isfinite(value_loss) else "a value loss that is not finite"
         self.count_unusable(policy.unusable or unusable_value)
@@ -176,8 +176,11 @@ class TRPOModule(RLModule):
         self.step_schedules()
         self.report(self.summary(rollout, policy, value_loss))
 
-    def policy_step(self, rollout: Rollout) -> PolicyStep:
-        """The natural gradient's direction, as far as the KL divergence allows and the surrogate objective rises."""
+    def policy_step(self, rollout: Rollout, rate: float = 1.0) -> PolicyStep:
+        """The natural gradient's direction, as far as the KL divergence allows and the surrogate objective rises.
+
+        The step will be taken at a learning rate, at which it is therefore looked at; the step itself is without it.
+        """
         parameters = list(self.policy.parameters())
         distribution = self.policy(rollout.observation)
         old, advantage = distribution.detach(), self.normalized(rollout.advantage)
@@ -199,7 +202,7 @@ class TRPOModule(RLModule):
 
         @torch.no_grad()
         def evaluate(fraction: float) -> tuple[float, float]:
-            new = self.distribution_after(unflatten(fraction * full_step, parameters), rollout.observation)
+            new = self.distribution_after(unflatten(rate * fraction * full_step, parameters), rollout.observation)
             gain, kl = average([surrogate(new) - before, self.policy.kl(old, new).mean()])
             return float(gain), float(kl)
 
@@ -291,10 +294,12 @@ class TRPOModule(RLModule):
         }
 
     def configure_optimizers(self) -> Any:
-        """Gradient descent with a learning rate of one carries the policy's steps; the value function has its own."""
+        """Gradient descent at a rate of one carries the policy's steps; the value function has its own optimizer."""
         # The first optimizer is the one that counts: one rollout is one step.
         optimizers = [SGD(self.policy.parameters(), lr=1.0), self.optimizer(list(self.value.parameters()))]
-        return optimizers if self.lr_scheduler is None else (optimizers, [self.lr_scheduler(optimizers[1])])
+        if self.lr_scheduler is None:
+            return optimizers
+        return optimizers, [self.lr_scheduler(optimizer) for optimizer in optimizers]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the counts of skipped steps."""

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 from torch.func import functional_call
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_rl import TRPOModule
 from lightning_rl.experience import EpochStream
@@ -90,6 +91,26 @@ def step(module: TRPOModule, rollout: Rollout, monkeypatch: pytest.MonkeyPatch) 
     )
     trainer.fit(module)
     return trainer
+
+
+def test_a_schedule_scales_the_step_that_is_looked_at_and_taken(
+    small_trpo: TRPO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(factor: float) -> tuple[Tensor, Tensor, float]:
+        torch.manual_seed(0)
+        settings = {"max_kl": 0.01, "hidden_sizes": (4,), "normalize_observations": False}
+        settings["lr_scheduler"] = lambda optimizer: LambdaLR(optimizer, lambda _: factor)
+        module = small_trpo(**settings).double()
+        rollout = random_rollout(module)
+        before = torch.cat([p.detach().flatten() for p in module.policy.parameters()])
+        trainer = step(module, rollout, monkeypatch)
+        after = torch.cat([p.detach().flatten() for p in module.policy.parameters()])
+        return before, after, float(trainer.callback_metrics["trpo/kl"])
+
+    before, full, full_kl = weights(1.0)
+    _, half, half_kl = weights(0.5)
+    torch.testing.assert_close(half - before, 0.5 * (full - before))
+    assert half_kl == pytest.approx(full_kl / 4, rel=0.1)  # a divergence is quadratic in a small step
 
 
 @pytest.mark.parametrize(("env", "max_kl"), [("Pendulum-v1", 0.01), ("Pendulum-v1", 0.5), ("CartPole-v1", 0.01)])
