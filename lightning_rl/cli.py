@@ -73,7 +73,7 @@ def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
     checkpoint = parser.parse_known_args(args)[0].ckpt_path
     if checkpoint is None or not checkpoint.is_file():
         return []
-    settings = torch.load(checkpoint, map_location="cpu", weights_only=True).get("hyper_parameters", {})
+    settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
     class_path = settings.pop("_class_path", None)
     if class_path is None:
         return []

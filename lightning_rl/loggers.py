@@ -95,5 +95,5 @@ def share_folder(loggers: Sequence[Logger], checkpoint: Path | None) -> None:
             logger._version = version
             if isinstance(logger, TensorBoardLogger) and run is not None and version == run.name:
                 assert checkpoint is not None
-                ours = torch.load(checkpoint, map_location="cpu", weights_only=True).get("lightning_rl", {})
+                ours = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("lightning_rl", {})
                 logger._kwargs.setdefault("purge_step", ours.get("environment_steps", 0) + 1)
