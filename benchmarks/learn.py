@@ -3,7 +3,7 @@
     python benchmarks/learn.py configs/sac/pendulum.yaml results/sac-pendulum --seeds 0 1 2
 
 Each seed's report (see report_run.py) goes into a folder of its own; `summary.json` holds the test returns and the
-minutes from the process's start to its end, evaluations included.
+minutes from the process's start to its end, evaluations included; seeds that it holds already stay.
 """
 
 import argparse
@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder of the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    summary = []
+    table = arguments.output / "summary.json"
+    summary = json.loads(table.read_text()) if table.exists() else []
     for seed in arguments.seeds:
         output = arguments.output / f"seed-{seed}"
         with tempfile.TemporaryDirectory() as folder:
@@ -41,8 +42,9 @@ def main() -> None:
             subprocess.run([sys.executable, str(HERE / "report_run.py"), str(run), str(output)], check=True)
         result = json.loads((output / "result.json").read_text())
         tests = {name: result[name]["evaluated"] for name in ("best", "last")}
+        summary = [each for each in summary if each["seed"] != seed]
         summary.append({"seed": seed, "minutes": round(minutes, 1), **tests})
-        (arguments.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        table.write_text(json.dumps(summary, indent=2) + "\n")
     print(json.dumps(summary, indent=2))
 
 
