@@ -1,6 +1,6 @@
 """Whether EnvPool's BipedalWalker-v3 behaves as Gymnasium's: the returns of one policy in both.
 
-    python benchmarks/envpool_dynamics.py results/trpo-bipedal_walker/seed-0/policy.ckpt results/envpool-dynamics.json
+    python benchmarks/envpool_dynamics.py results/trpo-bipedal_walker/seed-2/policy.ckpt results/envpool-dynamics.json
 
 The policy samples its actions, so that episodes differ; 200 episodes each. A difference of the means is told beside its
 standard error.
