@@ -1,4 +1,4 @@
-import multiprocessing
+import os
 import signal
 from collections.abc import Sequence
 from functools import partial
@@ -24,7 +24,7 @@ class GymnasiumEnvironments:
     takes_seeds = True
 
     def __init__(self, spec: EnvironmentSpec, num_envs: int, backend: Literal["sync", "async"]) -> None:
-        factories = [partial(_make, spec)] * num_envs
+        factories = [partial(_make, spec, os.getpid())] * num_envs
         self._vector: Any
         if backend == "sync":
             self._vector = SyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED)
@@ -51,9 +51,9 @@ class GymnasiumEnvironments:
             self._vector.close(terminate=True)
 
 
-def _make(spec: EnvironmentSpec) -> CheckedEnvironment:
-    """One environment; in a process of its own, signals that are meant for the training are left to it."""
-    if multiprocessing.parent_process() is not None:
+def _make(spec: EnvironmentSpec, training: int) -> CheckedEnvironment:
+    """One environment; in a process of its own, signals that are meant for the training process are left to it."""
+    if os.getpid() != training:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return spec.make_checked()
