@@ -8,7 +8,10 @@ import json
 import multiprocessing
 import os
 import platform
+import queue
 import statistics
+import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 Work = Callable[[int], None]
 Contestant = Callable[..., Work]
@@ -82,6 +86,63 @@ class Contest:
             pipe.send(False)
         for process in self._processes:
             process.join()
+
+
+class _Turns(Callback):
+    """Lets a training wait until some of its items are wanted, and tells when they are done."""
+
+    def __init__(self, bare: bool) -> None:
+        self.bare = bare
+        self.wanted: queue.Queue[int] = queue.Queue()
+        self.done: queue.Queue[None] = queue.Queue()
+        self.left = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.wait(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.wait(pl_module)
+
+    def wait(self, module: Any) -> None:
+        self.done.put(None)
+        self.left = self.wanted.get()
+        while self.bare:
+            for index in range(self.left):
+                module.training_step(module.experience.round(), index)
+            self.done.put(None)
+            self.left = self.wanted.get()
+
+
+def training(module: LightningModule, log_every_n_steps: int, bare: bool = False) -> Work:
+    """A module under ``Trainer.fit``, in a thread that waits between two pieces of work; an item is an amount of one.
+
+    Args:
+        module: its epoch has to be longer than all the work.
+        log_every_n_steps: the trainer's.
+        bare: whether rounds and training steps follow one another in a plain loop instead, without Lightning's loops,
+            callbacks and loggers.
+    """
+    turns = _Turns(bare)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_val_batches=0,
+        log_every_n_steps=log_every_n_steps,
+        callbacks=[turns],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=tempfile.mkdtemp(),
+    )
+    threading.Thread(target=trainer.fit, args=(module,), daemon=True).start()
+    turns.done.get()
+
+    def work(items: int) -> None:
+        turns.wanted.put(items)
+        turns.done.get()
+
+    return work
 
 
 def ratio(rates: Mapping[str, Sequence[float]], name: str, reference: str) -> float:

@@ -9,46 +9,18 @@ another in a bare loop, without Lightning's loops, callbacks and loggers.
 """
 
 import argparse
-import queue
 import statistics
-import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
-from contest import Contest, Work, machine, markdown, ratio, save
+from contest import Contest, Work, machine, markdown, ratio, save, training
 
 WARM_UP = 1008
 
 
 def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool, bare: bool) -> Work:
-    """`SACModule` under ``Trainer.fit``, which waits in a callback between two pieces of work."""
-    from lightning.pytorch import Callback, Trainer
-
+    """`SACModule`, under ``Trainer.fit`` or bare."""
     from lightning_rl import SACModule
-
-    wanted: queue.Queue[int] = queue.Queue()
-    done: queue.Queue[None] = queue.Queue()
-
-    class Turns(Callback):
-        items = 0
-
-        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-            self.wait(pl_module)
-
-        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-            self.items -= 1
-            if self.items == 0:
-                self.wait(pl_module)
-
-        def wait(self, module: Any) -> None:
-            done.put(None)
-            self.items = wanted.get()
-            while bare:
-                for index in range(self.items):
-                    module.training_step(module.experience.round(), index)
-                done.put(None)
-                self.items = wanted.get()
 
     module = SACModule(
         num_envs=num_envs,
@@ -59,23 +31,7 @@ def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool, bar
         compile=compile,
         steps_per_epoch=10_000_000 * train_freq,
     )
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_val_batches=0,
-        log_every_n_steps=1_000,
-        callbacks=[Turns()],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        default_root_dir=tempfile.mkdtemp(),
-    )
-    threading.Thread(target=trainer.fit, args=(module,), daemon=True).start()
-    done.get()
-
-    def work(rounds: int) -> None:
-        wanted.put(rounds)
-        done.get()
-
+    work = training(module, log_every_n_steps=1_000, bare=bare)
     work(WARM_UP // train_freq + 1)
     return work
 

@@ -2,6 +2,7 @@ import argparse
 import re
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,17 @@ def default_model(args: list[str]) -> list[str]:
     parser.add_argument("--model", "--model.class_path")
     parser.add_argument("-c", "--config", action="append", default=[])
     given = parser.parse_known_args(args)[0]
-    configs = [yaml.safe_load(Path(each).read_text()) for each in given.config if Path(each).is_file()]
-    models = [given.model, *(config.get("model") for config in configs if isinstance(config, dict))]
+    models = [given.model, *(_model_of(Path(each)) for each in given.config)]
     named = any(isinstance(model, str) or (isinstance(model, dict) and "class_path" in model) for model in models)
     return [] if named else ["--model", "lightning_rl.SACModule"]
+
+
+def _model_of(config: Path) -> Any:
+    """What a configuration says of the model; of a file that is none the parser tells, which reads it next."""
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = yaml.safe_load(config.read_text())
+        return content.get("model") if isinstance(content, dict) else None
+    return None
 
 
 def run(args: list[str]) -> None:

@@ -87,13 +87,20 @@ def share_folder(loggers: Sequence[Logger], checkpoint: Path | None) -> None:
     sharing = [each for each in sharing if each._version is None]
     if not sharing:
         return
-    run = None if checkpoint is None else checkpoint.resolve().parent.parent
     root = Path(sharing[0].root_dir).resolve()
-    version = run.name if run is not None and run.parent == root else sharing[0].version
+    version, forgotten = sharing[0].version, None
+    run = None if checkpoint is None else checkpoint.resolve().parent.parent
+    if checkpoint is not None and run is not None and run.parent == root:
+        version = run.name
+        forgotten = _environment_steps(checkpoint) + 1
     for logger in sharing:
         if Path(logger.root_dir).resolve() == root:
             logger._version = version
-            if isinstance(logger, TensorBoardLogger) and run is not None and version == run.name:
-                assert checkpoint is not None
-                ours = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("lightning_rl", {})
-                logger._kwargs.setdefault("purge_step", ours.get("environment_steps", 0) + 1)
+            if isinstance(logger, TensorBoardLogger):
+                logger._kwargs.setdefault("purge_step", forgotten)
+
+
+def _environment_steps(checkpoint: Path) -> int:
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    steps: int = content.get("lightning_rl", {}).get("environment_steps", 0)
+    return steps

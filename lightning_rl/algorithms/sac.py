@@ -175,7 +175,7 @@ class SACModule(RLModule):
         super().setup(stage)
         if stage == "fit" and self.compiles and can_compile(self.trainer.strategy.root_device):
             for name in GRADIENT_FUNCTIONS:
-                setattr(self, name, compiled(getattr(type(self), name).__get__(self)))
+                setattr(self, name, compiled(getattr(self, name)))
 
     def teardown(self, stage: str) -> None:
         """Closes all environments, and lets go of what was compiled: it could not be copied or pickled."""

@@ -176,10 +176,12 @@ class TRPOModule(RLModule):
         self.step_schedules()
         self.report(self.summary(rollout, policy, value_loss))
 
-    def policy_step(self, rollout: Rollout, rate: float = 1.0) -> PolicyStep:
+    def policy_step(self, rollout: Rollout, rate: float) -> PolicyStep:
         """The natural gradient's direction, as far as the KL divergence allows and the surrogate objective rises.
 
-        The step will be taken at a learning rate, at which it is therefore looked at; the step itself is without it.
+        Args:
+            rollout: of the policy as it is.
+            rate: by which the optimizer is going to multiply the step: the line search looks where that leads.
         """
         parameters = list(self.policy.parameters())
         distribution = self.policy(rollout.observation)

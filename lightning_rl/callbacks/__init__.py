@@ -29,18 +29,19 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     Lightning's own defaults make room for them; whatever the user brought stays, and is not doubled.
     """
     added: list[Callback] = []
+    present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     checkpoints = [each for each in trainer.checkpoint_callbacks if not isinstance(each, Interruption)]
     if len(checkpoints) == 1 and _is_default(checkpoints[0]):
-        trainer.callbacks.remove(checkpoints[0])  # type: ignore[attr-defined]
+        present.remove(checkpoints[0])
         added.append(BestCheckpoint())
     keeps_last = any(isinstance(c, LastCheckpoint) or getattr(c, "save_last", False) for c in checkpoints)
     if checkpoints and not keeps_last:
         added.append(LastCheckpoint())
     bar = trainer.progress_bar_callback
     if type(bar) is RichProgressBar and _settings(bar) == _settings(RichProgressBar()):
-        trainer.callbacks.remove(bar)  # type: ignore[attr-defined]
+        present.remove(bar)
         added.append(RLProgressBar())
-    if not any(isinstance(callback, Interruption) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+    if not any(isinstance(callback, Interruption) for callback in present):
         added.append(Interruption(saves=bool(checkpoints)))
     return added
 

@@ -48,6 +48,10 @@ class ModelCheckpoint(lightning_callbacks.ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         self._save_if_crossed(trainer)
 
+    def _should_save_on_train_epoch_end(self, trainer: Trainer) -> bool:
+        """Saves after the evaluation where an epoch is cut short: Lightning takes it for finished at its end."""
+        return trainer.is_last_batch and super()._should_save_on_train_epoch_end(trainer)
+
     def _save_if_crossed(self, trainer: Trainer) -> None:
         every = self._every_n_train_steps
         if not every or trainer.global_step // every == self._crossed:

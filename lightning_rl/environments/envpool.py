@@ -72,7 +72,7 @@ class EnvPoolEnvironments:
         with warnings.catch_warnings():  # EnvPool writes its spaces' bounds in more digits than they have
             warnings.filterwarnings("ignore", message=".*precision lowered by casting")
             pool = envpool.make_gymnasium(self._spec.name, num_envs=self.num_envs, seed=list(seeds), **kwargs)
-            pool.observation_space, pool.action_space  # noqa: B018 (EnvPool makes them at the first look)
+            _ = pool.observation_space, pool.action_space  # which EnvPool makes at the first look
         return pool
 
     def _checked(self, observation: Any) -> Array:

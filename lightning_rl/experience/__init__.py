@@ -1,12 +1,7 @@
 from lightning_rl.experience.collector import Collector, Episode
 from lightning_rl.experience.noise import ExplorationNoise
-from lightning_rl.experience.replay import (
-    Noise,
-    ReplayBuffer,
-    ReplayExperience,
-    Transition,
-    Updates,
-)
+from lightning_rl.experience.replay import ReplayBuffer, Transition
+from lightning_rl.experience.replay_experience import Noise, ReplayExperience, Updates
 from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
 from lightning_rl.experience.stream import EpochStream
 

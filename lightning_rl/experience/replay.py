@@ -1,14 +1,10 @@
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_rl.environments import Actions, Array, Mask, Purpose, generator
-from lightning_rl.experience.collector import Collector
-from lightning_rl.experience.noise import ExplorationNoise
+from lightning_rl.environments import Array, Mask
 
 
 class Transition(NamedTuple):
@@ -24,24 +20,6 @@ class Transition(NamedTuple):
     """``[…, observation_size]``: at an episode's end its true last observation."""
     terminated: Tensor
     """``[…]``, bool: true where no value lies beyond; a time limit is no termination."""
-
-
-class Noise(NamedTuple):
-    """Standard normal numbers for one update, drawn outside of it."""
-
-    next: Tensor
-    """``[…, batch, action_size]``: for the next action in the critic's target."""
-    actor: Tensor
-    """``[…, batch, action_size]``: for the actor's own action."""
-
-
-class Updates(NamedTuple):
-    """The gradient updates that follow one round of interaction; none in the warm-up."""
-
-    batch: Transition
-    """``[updates, batch, …]``."""
-    noise: Noise
-    """``[updates, batch, …]``."""
 
 
 class ReplayBuffer:
@@ -204,117 +182,3 @@ class ReplayBuffer:
         if room > len(old):
             self.last_observation = torch.zeros(room, old.shape[1])
             self.last_observation[held % room] = old[held % len(old)]
-
-
-class ReplayExperience:
-    """What SAC has lived through, and the rounds in which it goes on.
-
-    Args:
-        collector: steps the environments.
-        buffer: keeps the transitions.
-        act: observation ``[num_envs, observation_size]`` and noise ``[num_envs, action_size]`` to normalised actions.
-        to_environment: normalised actions to the environment's units.
-        batch_size: transitions a gradient update.
-        learning_starts: steps with uniformly random actions, and transitions needed before the first update.
-        train_freq: environment steps a round, over all environments.
-        gradient_steps: updates a round.
-        noise_correlation: ρ of the exploration noise.
-        run_seed: of the whole run.
-        rank: of this process.
-        keep_buffer: whether the transitions are part of the state.
-    """
-
-    def __init__(
-        self,
-        collector: Collector,
-        buffer: ReplayBuffer,
-        act: Callable[[Tensor, Tensor], Tensor],
-        to_environment: Callable[[Tensor], Actions],
-        *,
-        batch_size: int,
-        learning_starts: int,
-        train_freq: int,
-        gradient_steps: int,
-        noise_correlation: float,
-        run_seed: int,
-        rank: int,
-        keep_buffer: bool = True,
-    ) -> None:
-        self.collector = collector
-        self.buffer = buffer
-        self.batch_size = batch_size
-        self.learning_starts = learning_starts
-        self.steps_per_round = train_freq
-        self.gradient_steps = gradient_steps
-        self.keep_buffer = keep_buffer
-        self._act = act
-        self._to_environment = to_environment
-        self._noise = ExplorationNoise(noise_correlation, buffer.num_envs, buffer.action.shape[-1])
-        self._random = {
-            purpose: generator(run_seed, rank, purpose)
-            for purpose in (Purpose.EXPLORATION, Purpose.REPLAY, Purpose.UPDATE)
-        }
-
-    def round(self) -> Updates:
-        """Takes `train_freq` environment steps, then draws the minibatches and the noise of the updates to follow."""
-        self.buffer.cut(self.collector.open())
-        for _ in range(self.steps_per_round // self.collector.num_envs):
-            self._step()
-        ready = self.buffer.size >= max(self.learning_starts, 1)
-        updates = self.gradient_steps if ready else 0
-        shape = (updates, self.batch_size, self.buffer.action.shape[-1])
-        random = self._random[Purpose.UPDATE]
-        noise = Noise(torch.randn(shape, generator=random), torch.randn(shape, generator=random))
-        if not ready:
-            return Updates(self._nothing(), noise)
-        return Updates(self.buffer.sample(updates, self.batch_size, self._random[Purpose.REPLAY]), noise)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that going on exactly needs, as tensors and plain values."""
-        return {
-            "collector": self.collector.state_dict(),
-            "buffer": self.buffer.state_dict() if self.keep_buffer else None,
-            "noise": self._noise.value.clone(),
-            "random": {purpose.name: random.get_state() for purpose, random in self._random.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up where `state_dict` was called.
-
-        Raises:
-            ValueError: the buffer or the number of environments has another size.
-        """
-        self.collector.load_state_dict(state["collector"])
-        if state["buffer"] is not None:
-            self.buffer.load_state_dict(state["buffer"])
-        else:
-            self.buffer.clear()
-            rank_zero_warn(
-                "The checkpoint holds no replay buffer (it was trained with save_replay_buffer=False): "
-                f"{self.learning_starts} transitions are collected with its policy before updates go on."
-            )
-        self._noise.value = state["noise"].clone()
-        for purpose, random in self._random.items():
-            random.set_state(state["random"][purpose.name])
-
-    def _step(self) -> None:
-        observation, first = self.collector.observation, self.collector.lengths == 0
-        random = self._random[Purpose.EXPLORATION]
-        noise = self._noise.draw(first, random)  # in the warm-up too: it has to run from an episode's first step on
-        if self.collector.steps < self.learning_starts:
-            action = 2 * torch.rand(noise.shape, generator=random) - 1
-        else:
-            action = self._act(torch.from_numpy(observation), noise)
-        step = self.collector.step(self._to_environment(action))
-        ended = step.terminated | step.truncated
-        self.buffer.add(observation, action, step.reward, step.observation, step.terminated, ended)
-
-    def _nothing(self) -> Transition:
-        shape = (0, self.batch_size)
-        return Transition(
-            observation=torch.zeros(*shape, self.buffer.observation.shape[-1]),
-            action=torch.zeros(*shape, self.buffer.action.shape[-1]),
-            reward=torch.zeros(shape),
-            next_observation=torch.zeros(*shape, self.buffer.observation.shape[-1]),
-            terminated=torch.zeros(shape, dtype=torch.bool),
-        )
