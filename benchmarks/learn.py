@@ -1,9 +1,11 @@
 """Trains a configuration with several seeds, one after another, and reports each run.
 
     python benchmarks/learn.py configs/sac/pendulum.yaml results/sac-pendulum --seeds 0 1 2
+    python benchmarks/learn.py configs/trpo/bipedal_walker.yaml results/trpo-time_to_300 --stop_at 300
 
 Each seed's report (see report_run.py) goes into a folder of its own; `summary.json` holds the test returns and the
-minutes from the process's start to its end, evaluations included; seeds that it holds already stay.
+minutes from the process's start to its end, evaluations included; seeds that it holds already stay. With `--stop_at` a
+run ends with the first evaluation of at least that mean return: the minutes are then its time to solve.
 """
 
 import argparse
@@ -13,16 +15,25 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 
 
-def train(config: Path, seed: int, folder: str) -> float:
+def train(config: Path, seed: int, stop_at: float | None, folder: str) -> float:
     """One run, in a process of its own as a user would start it; returns its minutes."""
     command = [sys.executable, "-m", "lightning_rl", "fit", "--config", str(config), "--seed_everything", str(seed)]
+    if stop_at is not None:
+        command += ["--trainer.callbacks+", json.dumps(stops_at(stop_at))]
     begun = time.perf_counter()
     subprocess.run([*command, "--trainer.enable_progress_bar", "false"], cwd=folder, check=True)
     return (time.perf_counter() - begun) / 60
+
+
+def stops_at(threshold: float) -> dict[str, Any]:
+    """Lightning's callback that ends a run once an evaluation is good enough, and never for want of progress."""
+    settings = {"monitor": "val/return", "mode": "max", "stopping_threshold": threshold, "patience": 1_000_000}
+    return {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": settings}
 
 
 def main() -> None:
@@ -31,13 +42,15 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("output", type=Path, help="folder of the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--stop_at", type=float, help="mean return of an evaluation that ends a run")
     arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
     table = arguments.output / "summary.json"
     summary = json.loads(table.read_text()) if table.exists() else []
     for seed in arguments.seeds:
         output = arguments.output / f"seed-{seed}"
         with tempfile.TemporaryDirectory() as folder:
-            minutes = train(arguments.config.resolve(), seed, folder)
+            minutes = train(arguments.config.resolve(), seed, arguments.stop_at, folder)
             run = Path(folder) / "lightning_logs" / "version_0"
             subprocess.run([sys.executable, str(HERE / "report_run.py"), str(run), str(output)], check=True)
         result = json.loads((output / "result.json").read_text())

@@ -246,7 +246,7 @@ class TRPOModule(RLModule):
                 loss = self.value_loss(observation[index], target[index])
                 # The loss is averaged with its gradients, so that all ranks decide alike.
                 loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
-                if not all(bool(each.isfinite().all()) for each in (loss, *gradients)):
+                if not bool(flatten([loss, *gradients]).isfinite().all()):
                     return math.nan
                 self.apply_gradients(optimizer, gradients)
                 losses.append(loss)

@@ -9,6 +9,7 @@ from lightning_rl.environments import Actions, Purpose, generator
 from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.noise import ExplorationNoise
 from lightning_rl.experience.replay import ReplayBuffer, Transition
+from lightning_rl.threads import single_thread
 
 
 class Noise(NamedTuple):
@@ -81,8 +82,9 @@ class ReplayExperience:
     def round(self) -> Updates:
         """Takes `train_freq` environment steps, then draws the minibatches and the noise of the updates to follow."""
         self.buffer.cut(self.collector.open())
-        for _ in range(self.steps_per_round // self.collector.num_envs):
-            self._step()
+        with single_thread():
+            for _ in range(self.steps_per_round // self.collector.num_envs):
+                self._step()
         ready = self.buffer.size >= max(self.learning_starts, 1)
         updates = self.gradient_steps if ready else 0
         shape = (updates, self.batch_size, self.buffer.action.shape[-1])

@@ -7,6 +7,7 @@ from torch import Tensor
 from lightning_rl.environments import Actions, Array, Mask, Purpose, generator
 from lightning_rl.experience.collector import Collector
 from lightning_rl.moments import ReturnScaler
+from lightning_rl.threads import single_thread
 
 
 class Rollout(NamedTuple):
@@ -135,8 +136,9 @@ class RolloutExperience:
         begun_anew = self.collector.open()
         if self._return_scaler is not None:
             self._return_scaler.begin(torch.from_numpy(begun_anew))
-        for step in range(len(self.memory.reward)):
-            self._step(step)
+        with single_thread():
+            for step in range(len(self.memory.reward)):
+                self._step(step)
         return self._finish()
 
     def state_dict(self) -> dict[str, Any]:
