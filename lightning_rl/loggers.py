@@ -89,15 +89,15 @@ def share_folder(loggers: Sequence[Logger], checkpoint: Path | None) -> None:
         return
     root = Path(sharing[0].root_dir).resolve()
     version, forgotten = sharing[0].version, None
-    run = None if checkpoint is None else checkpoint.resolve().parent.parent
-    if checkpoint is not None and run is not None and run.parent == root:
+    if checkpoint is not None and (run := checkpoint.resolve().parent.parent).parent == root:
         version = run.name
         forgotten = _environment_steps(checkpoint) + 1
     for logger in sharing:
         if Path(logger.root_dir).resolve() == root:
             logger._version = version
-            if isinstance(logger, TensorBoardLogger):
-                logger._kwargs.setdefault("purge_step", forgotten)
+            # The command line gives every argument, an absent one as None.
+            if isinstance(logger, TensorBoardLogger) and logger._kwargs.get("purge_step") is None:
+                logger._kwargs["purge_step"] = forgotten
 
 
 def _environment_steps(checkpoint: Path) -> int:

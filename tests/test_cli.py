@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_rl import RLModule, SACModule, TRPOModule
 from lightning_rl.cli import main
@@ -180,6 +181,30 @@ def test_an_unknown_key_is_refused(config: str) -> None:
     result = run("fit", "--config", config, check=False)
     assert result.returncode == 2
     assert "gama" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "File does not exist"), ("a: [1\n", "Problems parsing config"), ("\0", "config")]
+)
+def test_a_file_that_is_no_configuration_is_told_of(
+    content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        Path("bad.yaml").write_text(content)
+    with pytest.raises(SystemExit) as left:
+        main(["fit", "--config", "bad.yaml"])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_tensorboard_forgets_what_is_lived_again(config: str) -> None:
+    folder = Path("lightning_logs/version_0/checkpoints")
+    main(["fit", "--config", config, "--trainer.max_epochs", "1"])
+    (folder / "last.ckpt").rename(folder / "first.ckpt")
+    for _ in range(2):
+        main(["fit", "--config", config, "--ckpt_path", str(folder / "first.ckpt")])
+    events = EventAccumulator("lightning_logs/version_0").Reload()
+    assert [event.step for event in events.Scalars("val/return")] == [160, 320]
 
 
 def test_resuming_goes_on_in_the_same_folder(config: str) -> None:

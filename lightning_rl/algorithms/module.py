@@ -32,7 +32,6 @@ from lightning_rl.environments import (
 from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, play
 from lightning_rl.experience import Collector, EpochStream
 from lightning_rl.loggers import CSVLogger
-from lightning_rl.threads import single_thread
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
@@ -286,7 +285,7 @@ class RLModule(LightningModule):
         while len(self._evaluation_environments) < len(seeds):
             self._evaluation_environments.append(self.environment.make_checked())
         # A policy acts in its parameters' own precision, here as in `act` and in an exported file.
-        with torch.autocast(self.device.type, enabled=False), single_thread():
+        with torch.autocast(self.device.type, enabled=False):
             return play(self._evaluation_environments, seeds.tolist(), self._greedy)
 
     def _log_statistics(self, stage: str) -> None:

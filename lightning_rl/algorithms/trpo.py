@@ -20,7 +20,8 @@ from lightning_rl.experience import Collector
 from lightning_rl.experience.returns import generalized_advantages, monte_carlo_returns
 from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
 from lightning_rl.moments import ReturnScaler, moments, pooled
-from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, Policy, ValueNetwork
+from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, Policy
+from lightning_rl.networks.value import ValueNetwork
 from lightning_rl.trust_region import (
     LineSearch,
     fisher_vector_product,

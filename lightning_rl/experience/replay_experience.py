@@ -82,9 +82,8 @@ class ReplayExperience:
     def round(self) -> Updates:
         """Takes `train_freq` environment steps, then draws the minibatches and the noise of the updates to follow."""
         self.buffer.cut(self.collector.open())
-        with single_thread():
-            for _ in range(self.steps_per_round // self.collector.num_envs):
-                self._step()
+        for _ in range(self.steps_per_round // self.collector.num_envs):
+            self._step()
         ready = self.buffer.size >= max(self.learning_starts, 1)
         updates = self.gradient_steps if ready else 0
         shape = (updates, self.batch_size, self.buffer.action.shape[-1])
@@ -129,7 +128,8 @@ class ReplayExperience:
         if self.collector.steps < self.learning_starts:
             action = 2 * torch.rand(noise.shape, generator=random) - 1
         else:
-            action = self._act(torch.from_numpy(observation), noise)
+            with single_thread():
+                action = self._act(torch.from_numpy(observation), noise)
         step = self.collector.step(self._to_environment(action))
         ended = step.terminated | step.truncated
         self.buffer.add(observation, action, step.reward, step.observation, step.terminated, ended)

@@ -136,9 +136,8 @@ class RolloutExperience:
         begun_anew = self.collector.open()
         if self._return_scaler is not None:
             self._return_scaler.begin(torch.from_numpy(begun_anew))
-        with single_thread():
-            for step in range(len(self.memory.reward)):
-                self._step(step)
+        for step in range(len(self.memory.reward)):
+            self._step(step)
         return self._finish()
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,7 +163,8 @@ class RolloutExperience:
     def _step(self, step: int) -> None:
         observation = self.collector.observation
         noise = self._actor.draw_noise(len(observation), self._random[Purpose.EXPLORATION])
-        action = self._actor.explore(torch.from_numpy(observation), noise)
+        with single_thread():
+            action = self._actor.explore(torch.from_numpy(observation), noise)
         taken = self.collector.step(self._actor.environment_units(action))
         ended = taken.terminated | taken.truncated
         self.memory.write(step, observation, action, taken.reward, taken.observation, taken.terminated, ended)

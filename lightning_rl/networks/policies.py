@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_rl.moments import Normalizer
-from lightning_rl.networks.mlp import mlp
+from lightning_rl.networks.mlp import orthogonal_mlp
 
 Bound = NDArray[np.float64]
 
@@ -44,7 +44,7 @@ class Policy(nn.Module, ABC):
         super().__init__()
         self.normalizer = Normalizer(observation_size) if normalize_observations else None
         # Parameters near zero: the first actions are spread evenly, whatever the observation.
-        self.network = _orthogonal_mlp(observation_size, hidden_sizes, activation, parameter_size, output_gain=0.01)
+        self.network = orthogonal_mlp(observation_size, hidden_sizes, activation, parameter_size, output_gain=0.01)
 
     def normalize(self, observation: Tensor) -> Tensor:
         """The observation ``[…, observation_size]`` as the network sees it, and as a value function should."""
@@ -254,30 +254,6 @@ class CategoricalPolicy(Policy):
         return [logits.log_softmax(-1) for logits in self._components(parameters)]
 
 
-class ValueNetwork(nn.Module):
-    """V(s), as a network of its own.
-
-    Args:
-        observation_size: numbers an observation.
-        hidden_sizes: widths of the hidden layers.
-        activation: makes the activation after each of them.
-    """
-
-    def __init__(
-        self,
-        observation_size: int,
-        hidden_sizes: Sequence[int] = (64, 64),
-        activation: Callable[[], nn.Module] = nn.Tanh,
-    ) -> None:
-        super().__init__()
-        self.network = _orthogonal_mlp(observation_size, hidden_sizes, activation, 1, output_gain=1.0)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """``[…, observation_size]`` (normalised where the policy's are) to ``[…]``."""
-        value: Tensor = self.network(observation)
-        return value.squeeze(-1)
-
-
 def _scale_and_bias(low: Bound, high: Bound) -> tuple[Bound, Bound]:
     """Half the range and its middle; one and the number nearest to zero where a bound is infinite."""
     scale, bias = np.ones_like(low), np.clip(0.0, low, high)
@@ -285,17 +261,3 @@ def _scale_and_bias(low: Bound, high: Bound) -> tuple[Bound, Bound]:
     scale[bounded] = (high[bounded] - low[bounded]) / 2
     bias[bounded] = (high[bounded] + low[bounded]) / 2
     return scale, bias
-
-
-def _orthogonal_mlp(
-    inputs: int, hidden_sizes: Sequence[int], activation: Callable[[], nn.Module], outputs: int, output_gain: float
-) -> nn.Sequential:
-    """Hidden layers and a linear output; weights orthogonal, with gain √2 in the hidden layers, biases zero."""
-    sizes = [inputs, *hidden_sizes]
-    output = nn.Linear(sizes[-1], outputs)
-    network = nn.Sequential(*mlp(sizes, activation), output)
-    for layer in network:
-        if isinstance(layer, nn.Linear):
-            nn.init.orthogonal_(layer.weight, output_gain if layer is output else math.sqrt(2))
-            nn.init.zeros_(layer.bias)
-    return network

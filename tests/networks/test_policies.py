@@ -11,7 +11,8 @@ from torch.func import jacrev
 from torch.testing import assert_close
 
 from lightning_rl.moments import moments
-from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, Policy, ValueNetwork
+from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, Policy
+from lightning_rl.networks.value import ValueNetwork
 
 UNBOUNDED = Box(-np.inf, np.inf, (3,))
 POLICIES = {
