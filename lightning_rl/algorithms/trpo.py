@@ -16,7 +16,7 @@ from lightning_rl.algorithms.hyperparameters import require_integer, require_wit
 from lightning_rl.algorithms.module import RLModule
 from lightning_rl.distributed import average
 from lightning_rl.environments import Actions, TrainingSeeds
-from lightning_rl.experience import Collector
+from lightning_rl.experience import Collector, ExplorationNoise
 from lightning_rl.experience.returns import generalized_advantages, monte_carlo_returns
 from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
 from lightning_rl.moments import ReturnScaler, moments, pooled
@@ -67,6 +67,8 @@ class TRPOModule(RLModule):
         line_search_steps: step sizes tried at most.
         line_search_decay: each is this fraction of the one before.
         rollout_steps: steps of each environment a rollout.
+        noise_correlation: correlation ρ of successive sampling noise, in [0, 1), where actions are real numbers; 0 is
+            white noise, the paper's. Log-probabilities are those of single actions, whatever ρ is.
         value_epochs: passes of the value function's fit over a rollout.
         value_batch_size: transitions a step of that fit, per rank.
         value_target: what the value function is fitted to: ``monte_carlo`` returns with bootstrap, or ``gae``, the
@@ -105,6 +107,7 @@ class TRPOModule(RLModule):
         line_search_steps: int = 10,
         line_search_decay: float = 0.8,
         rollout_steps: int = 128,
+        noise_correlation: float = 0.0,
         value_epochs: int = 10,
         value_batch_size: int = 512,
         value_target: Literal["monte_carlo", "gae"] = "monte_carlo",
@@ -123,6 +126,7 @@ class TRPOModule(RLModule):
         require_integer(1, value_epochs=value_epochs, value_batch_size=value_batch_size)
         require_within(0, 1, gamma=gamma, gae_lambda=gae_lambda)
         require_within(0, 1, open_low=True, open_high=True, line_search_decay=line_search_decay)
+        require_within(0, 1, open_high=True, noise_correlation=noise_correlation)
         require_within(0, math.inf, open_low=True, max_kl=max_kl)
         require_within(0, math.inf, cg_damping=cg_damping)
         if value_target not in ("monte_carlo", "gae"):
@@ -142,6 +146,7 @@ class TRPOModule(RLModule):
         self.line_search_steps = line_search_steps
         self.line_search_decay = line_search_decay
         self.rollout_steps = rollout_steps
+        self.noise_correlation = noise_correlation
         self.value_epochs = value_epochs
         self.value_batch_size = value_batch_size
         self.value_target = value_target
@@ -157,6 +162,11 @@ class TRPOModule(RLModule):
             activation=activation,
             normalize_observations=normalize_observations,
         )
+        if noise_correlation and isinstance(self.policy, CategoricalPolicy):
+            raise ValueError(
+                f"noise_correlation={noise_correlation}: only Gaussian noise can be correlated, and "
+                f"{self.environment.name} has the action space {self.action_space}: leave noise_correlation at 0."
+            )
         self.value = ValueNetwork(self.observation_size, hidden_sizes, activation)
         self.unusable_in_a_row = 0
         self.unusable = 0
@@ -329,10 +339,6 @@ class TRPOModule(RLModule):
         noise = self.policy.draw_noise([len(observation)], torch.default_generator)
         return self.policy.to_environment(self.policy.sample(self.policy(observation), noise.to(observation)))
 
-    def draw_noise(self, num_envs: int, random: torch.Generator) -> Tensor:
-        """The noise of one action for each environment."""
-        return self.policy.draw_noise([num_envs], random)
-
     @torch.no_grad()
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Sampled actions; tensors live on the CPU, where the environments are."""
@@ -378,6 +384,12 @@ class TRPOModule(RLModule):
                 self.observation_size,
                 self.policy.action_size,
                 torch.int64 if discrete else torch.float32,
+            ),
+            ExplorationNoise(
+                self.noise_correlation,
+                self.num_envs,
+                self.policy.noise_size,
+                white=lambda shape, random: self.policy.draw_noise(shape[:-1], random),
             ),
             self,
             self.estimate,

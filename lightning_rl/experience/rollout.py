@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_rl.environments import Actions, Array, Mask, Purpose, generator
 from lightning_rl.experience.collector import Collector
+from lightning_rl.experience.noise import ExplorationNoise
 from lightning_rl.moments import ReturnScaler
 from lightning_rl.threads import single_thread
 
@@ -72,12 +73,8 @@ class RolloutMemory:
 class Actor(Protocol):
     """What the rollout asks of the algorithm; all tensors live on the CPU."""
 
-    def draw_noise(self, num_envs: int, random: torch.Generator) -> Tensor:
-        """The noise of one action for each environment."""
-        ...
-
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """``[num_envs, observation_size]`` to sampled actions, ``[num_envs, action_size]``."""
+        """``[num_envs, observation_size]`` and their noise to sampled actions, ``[num_envs, action_size]``."""
         ...
 
     def environment_units(self, action: Tensor) -> Actions:
@@ -99,6 +96,7 @@ class RolloutExperience:
     Args:
         collector: steps the environments.
         memory: one rollout's blocks.
+        noise: of the sampled actions.
         actor: samples the actions and values the states.
         estimate: reward, value, next value, terminated and ended, ``[steps, num_envs]`` each, to advantages and value
             targets.
@@ -112,6 +110,7 @@ class RolloutExperience:
         self,
         collector: Collector,
         memory: RolloutMemory,
+        noise: ExplorationNoise,
         actor: Actor,
         estimate: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
         *,
@@ -123,6 +122,7 @@ class RolloutExperience:
         self.collector = collector
         self.memory = memory
         self.steps_per_round = memory.reward.numel()
+        self._noise = noise
         self._actor = actor
         self._estimate = estimate
         self._epochs = epochs
@@ -145,6 +145,7 @@ class RolloutExperience:
         return {
             "collector": self.collector.state_dict(),
             "return_scaler": None if self._return_scaler is None else self._return_scaler.state_dict(),
+            "noise": self._noise.value.clone(),
             "random": {purpose.name: random.get_state() for purpose, random in self._random.items()},
         }
 
@@ -157,12 +158,13 @@ class RolloutExperience:
         self.collector.load_state_dict(state["collector"])
         if self._return_scaler is not None and state["return_scaler"] is not None:
             self._return_scaler.load_state_dict(state["return_scaler"])
+        self._noise.value = state["noise"].clone()
         for purpose, random in self._random.items():
             random.set_state(state["random"][purpose.name])
 
     def _step(self, step: int) -> None:
-        observation = self.collector.observation
-        noise = self._actor.draw_noise(len(observation), self._random[Purpose.EXPLORATION])
+        observation, first = self.collector.observation, self.collector.lengths == 0
+        noise = self._noise.draw(first, self._random[Purpose.EXPLORATION])
         with single_thread():
             action = self._actor.explore(torch.from_numpy(observation), noise)
         taken = self.collector.step(self._actor.environment_units(action))

@@ -63,7 +63,7 @@ WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch
             },
         ),
         ("trpo", {}),
-        ("trpo", WALKER),
+        ("trpo", {**WALKER, "noise_correlation": 0.5}),
         ("trpo", {"env": "CartPole-v1", "value_target": "gae", "backend": "async"}),
         ("trpo", {"normalize_rewards": False, "normalize_observations": False, "fisher_stride": 2}),
     ],

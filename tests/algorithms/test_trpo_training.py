@@ -89,6 +89,26 @@ def test_one_rollout_is_one_global_step_and_none_is_stale(small_trpo: TRPO, quie
         assert not torch.equal(left[rollout], left[rollout - 1])
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_sampling_noise_is_correlated_within_an_episode(
+    small_trpo: TRPO, quiet_trainer: MakeTrainer, correlation: float
+) -> None:
+    module = small_trpo(noise_correlation=correlation)
+    drawn: list[torch.Tensor] = []
+    explore = module.explore
+    module.explore = lambda observation, noise: (drawn.append(noise), explore(observation, noise))[1]
+    quiet_trainer(max_epochs=4).fit(module)
+    noise = torch.stack(drawn)[..., 0]  # [640, num_envs], of episodes of 30 steps side by side
+    first = torch.arange(1, len(noise)) % 30 == 0
+    before, after = noise[:-1], noise[1:]
+    found = {
+        of: float(torch.corrcoef(torch.stack([before[rows].flatten(), after[rows].flatten()]))[0, 1])
+        for of, rows in {"same": ~first, "next": first}.items()
+    }
+    assert found["same"] == pytest.approx(correlation, abs=0.15)  # standard error 0.03 at most, of 1,236 pairs
+    assert found["next"] == pytest.approx(0, abs=0.6)  # of 42 pairs 0.15
+
+
 def test_statistics_are_frozen_from_a_rollouts_first_step_to_the_end_of_its_update(
     small_trpo: TRPO, quiet_trainer: MakeTrainer
 ) -> None:
@@ -195,6 +215,8 @@ def test_envpool_has_discrete_environments(small_trpo: TRPO, quiet_trainer: Make
         ({"cg_iters": 0}, ValueError, "cg_iters=0: an integer of at least 1"),
         ({"value_batch_size": 64}, ValueError, "rollout_steps=16 .* num_envs=2 .* value_batch_size=64.*at most 32"),
         ({"value_target": "td"}, ValueError, "'monte_carlo' or 'gae'"),
+        ({"noise_correlation": 1}, ValueError, r"noise_correlation=1: a number in \[0, 1\)"),
+        ({"env": "CartPole-v1", "noise_correlation": 0.5}, ValueError, "noise_correlation=0.5: .*Discrete.* at 0"),
         (
             {"env": Matching, "env_kwargs": {"action_space": Discrete(2), "observation_space": Dict(a=Box(0, 1))}},
             TypeError,
