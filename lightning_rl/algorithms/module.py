@@ -164,7 +164,8 @@ class RLModule(LightningModule):
     @property
     def parameter_dtype(self) -> torch.dtype:
         """The parameters' precision, which `precision="64-true"` changes."""
-        return next(self.parameters()).dtype
+        assert isinstance(self.dtype, torch.dtype)
+        return self.dtype
 
     def _environment_actions(self, action: Tensor) -> Actions:
         return action.cpu().numpy().astype(self.action_space.dtype).reshape(-1, *(self.action_space.shape or ()))

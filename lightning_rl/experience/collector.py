@@ -38,6 +38,7 @@ class Collector:
         self._environments: VectorEnvironment | None = None
         self._observation: Array | None = None
         self._episodes = np.zeros(num_envs, dtype=np.int64)
+        self._episode_seeds = [seeds(index, 0) for index in range(num_envs)]
         self._returns = np.zeros(num_envs, dtype=np.float64)
         self._actions: list[Actions] = []  # of every environment, since the oldest episode in flight began
         self._finished: list[Episode] = []
@@ -64,7 +65,7 @@ class Collector:
                 lost &= diverged | (replayed != self._observation).any(axis=-1)
             self._observation = replayed
         else:
-            self._observation = self._environments.reset(self._episode_seeds(), np.ones(self.num_envs, dtype=np.bool_))
+            self._observation = self._environments.reset(self._episode_seeds, np.ones(self.num_envs, dtype=np.bool_))
         if lost.any():
             rank_zero_warn(
                 f"{int(lost.sum())} of {self.num_envs} episodes in flight could not be brought back from their seeds "
@@ -138,6 +139,7 @@ class Collector:
         self.steps = state["steps"]
         self._seeds = TrainingSeeds(state["run_seed"], self._seeds.rank)
         self._episodes = np.array(state["episodes"], dtype=np.int64)
+        self._episode_seeds = [self._seeds(index, episode) for index, episode in enumerate(state["episodes"])]
         self._returns = np.array(state["returns"], dtype=np.float64)
         self.lengths = np.array(state["lengths"], dtype=np.int64)
         self._finished = [Episode(*episode) for episode in state["finished"]]
@@ -149,12 +151,11 @@ class Collector:
         self._episodes[where] += 1
         self._returns[where] = 0.0
         self.lengths[where] = 0
-        self._observation = self._environments.reset(self._episode_seeds(), where)
+        for index in np.flatnonzero(where).tolist():
+            self._episode_seeds[index] = self._seeds(index, int(self._episodes[index]))
+        self._observation = self._environments.reset(self._episode_seeds, where)
         oldest = int(self.lengths.max())
         del self._actions[: len(self._actions) - oldest]
-
-    def _episode_seeds(self) -> list[int]:
-        return [self._seeds(index, int(episode)) for index, episode in enumerate(self._episodes)]
 
     def _history(self, index: int) -> Actions:
         length = int(self.lengths[index])
@@ -167,7 +168,7 @@ class Collector:
         Returns:
             The present observations, and which episodes ended although they had not when they were lived.
         """
-        seeds = self._episode_seeds()
+        seeds = self._episode_seeds
         diverged = np.zeros(self.num_envs, dtype=np.bool_)
         observation = environments.reset(seeds, np.ones(self.num_envs, dtype=np.bool_))
         longest = len(self._actions)

@@ -44,6 +44,10 @@ class ExplorationNoise:
             random: where n_t comes from.
         """
         white = self._white(self.value.shape, random)
-        coloured = self.correlation * self.value + (1 - self.correlation**2) ** 0.5 * white
-        self.value = torch.where(torch.from_numpy(first)[:, None], white, coloured)
+        if self.correlation == 0:
+            self.value = white
+            return white
+        coloured = (1 - self.correlation**2) ** 0.5 * white
+        coloured.add_(self.value, alpha=self.correlation)
+        self.value = torch.where(torch.from_numpy(first)[:, None], white, coloured) if first.any() else coloured
         return self.value

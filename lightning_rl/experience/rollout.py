@@ -50,6 +50,8 @@ class RolloutMemory:
         self.reward = torch.zeros(steps, num_envs)
         self.terminated = torch.zeros(steps, num_envs, dtype=torch.bool)
         self.ended = torch.zeros(steps, num_envs, dtype=torch.bool)
+        # The same memory as NumPy sees it, which writes a row in a tenth of the time.
+        self._rows = {name: block.numpy() for name, block in vars(self).items()}
 
     def write(
         self,
@@ -62,12 +64,13 @@ class RolloutMemory:
         ended: Mask,
     ) -> None:
         """Writes one step of all environments; `next_observation` is an ended episode's true last one."""
-        self.observation[step] = torch.from_numpy(observation)
-        self.action[step] = action
-        self.reward[step] = torch.from_numpy(reward)
-        self.next_observation[step] = torch.from_numpy(next_observation)
-        self.terminated[step] = torch.from_numpy(terminated)
-        self.ended[step] = torch.from_numpy(ended)
+        rows = self._rows
+        rows["observation"][step] = observation
+        rows["action"][step] = action.numpy()
+        rows["reward"][step] = reward
+        rows["next_observation"][step] = next_observation
+        rows["terminated"][step] = terminated
+        rows["ended"][step] = ended
 
 
 class Actor(Protocol):
@@ -173,7 +176,11 @@ class RolloutExperience:
 
     def _finish(self) -> Rollout:
         memory, actor = self.memory, self._actor
-        value, next_value = actor.value_of(memory.observation), actor.value_of(memory.next_observation)
+        value = actor.value_of(memory.observation)
+        # What a step led to is the next row's observation, but for an episode's last step and the last row.
+        next_value, apart = value.roll(-1, dims=0), memory.ended.clone()
+        apart[-1] = True
+        next_value[apart] = actor.value_of(memory.next_observation[apart])
         reward = memory.reward
         if self._return_scaler is not None:
             reward = self._return_scaler.scale(reward, memory.ended)
