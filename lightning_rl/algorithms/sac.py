@@ -19,6 +19,7 @@ from lightning_rl.distributed import average
 from lightning_rl.environments import Actions, TrainingSeeds
 from lightning_rl.experience import Collector, Noise, ReplayBuffer, ReplayExperience, Transition, Updates
 from lightning_rl.networks import DoubleCritic, GaussianNetwork, SquashedGaussianActor, track
+from lightning_rl.products import fast_products
 
 GRADIENT_FUNCTIONS = ("critic_gradients", "actor_gradients", "alpha_gradients")
 
@@ -185,6 +186,7 @@ class SACModule(RLModule):
 
     # The update, in the order of the slides.
 
+    @fast_products()
     def training_step(self, updates: Updates, batch_idx: int) -> None:
         """The gradient updates that follow one round of interaction."""
         critic_optimizer, actor_optimizer, *alpha_optimizer = self.update_optimizers()
