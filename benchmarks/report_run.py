@@ -3,8 +3,8 @@
     python benchmarks/report_run.py lightning_logs/version_0 results/sac-bipedal_walker
 
 Best and last checkpoint are tested on the same 100 test episodes, none of which was trained or validated on; where a
-checkpoint holds an averaged actor, its raw one is tested too. Written are `result.json`, `curve.csv`, `curve.png` and
-`policy.ckpt`, which `lightning-rl test --ckpt_path` takes.
+checkpoint holds an averaged actor or policy, the raw one is tested too. Written are `result.json`, `curve.csv`,
+`curve.png` and `policy.ckpt`, which `lightning-rl test --ckpt_path` takes.
 """
 
 import argparse
@@ -39,13 +39,14 @@ def tested(module: RLModule) -> dict[str, float]:
 
 
 def report(checkpoint: Path) -> dict[str, Any]:
-    """The test of a checkpoint's policy, and of its raw actor where another one is evaluated."""
+    """The test of a checkpoint's policy, and of the raw one where its average is evaluated."""
     algorithm = locate(torch.load(checkpoint, weights_only=True)["hyper_parameters"]["_class_path"])
     module = algorithm.load_from_checkpoint(checkpoint, map_location="cpu", eval_episodes=EPISODES)
     result: dict[str, Any] = {"evaluated": tested(module)}
-    if getattr(module, "averaged_actor", None) is not None:
-        module.averaged_actor = None
-        result["raw_actor"] = tested(module)
+    for averaged, raw in (("averaged_actor", "raw_actor"), ("averaged_policy", "raw_policy")):
+        if getattr(module, averaged, None) is not None:
+            setattr(module, averaged, None)
+            result[raw] = tested(module)
     return result
 
 

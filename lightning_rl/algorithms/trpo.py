@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
@@ -20,6 +21,7 @@ from lightning_rl.experience import Collector, ExplorationNoise
 from lightning_rl.experience.returns import generalized_advantages, monte_carlo_returns
 from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
 from lightning_rl.moments import ReturnScaler, moments, pooled
+from lightning_rl.networks import track
 from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, Policy
 from lightning_rl.networks.value import ValueNetwork
 from lightning_rl.trust_region import (
@@ -75,6 +77,8 @@ class TRPOModule(RLModule):
             advantage estimate plus the value.
         normalize_observations: whether the policy looks at observations through their running mean and deviation.
         normalize_rewards: whether rewards are divided by the running standard deviation of the return.
+        policy_averaging: rate at which a second policy follows the policy, per update: it is then the one that is
+            validated, tested and exported, while the policy itself acts and learns; 0 means none.
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
         optimizer: makes the value function's optimizer from its parameters.
@@ -113,6 +117,7 @@ class TRPOModule(RLModule):
         value_target: Literal["monte_carlo", "gae"] = "monte_carlo",
         normalize_observations: bool = True,
         normalize_rewards: bool = True,
+        policy_averaging: float = 0.0,
         steps_per_epoch: int = 20_480,
         eval_episodes: int = 10,
         optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=1e-3, fused=True),
@@ -124,7 +129,7 @@ class TRPOModule(RLModule):
         require_integer(1, hidden_sizes=hidden_sizes, cg_iters=cg_iters, fisher_stride=fisher_stride)
         require_integer(1, line_search_steps=line_search_steps, rollout_steps=rollout_steps)
         require_integer(1, value_epochs=value_epochs, value_batch_size=value_batch_size)
-        require_within(0, 1, gamma=gamma, gae_lambda=gae_lambda)
+        require_within(0, 1, gamma=gamma, gae_lambda=gae_lambda, policy_averaging=policy_averaging)
         require_within(0, 1, open_low=True, open_high=True, line_search_decay=line_search_decay)
         require_within(0, 1, open_high=True, noise_correlation=noise_correlation)
         require_within(0, math.inf, open_low=True, max_kl=max_kl)
@@ -151,6 +156,7 @@ class TRPOModule(RLModule):
         self.value_batch_size = value_batch_size
         self.value_target = value_target
         self.normalize_rewards = normalize_rewards
+        self.policy_averaging = policy_averaging
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.observation_size = math.prod(self.observation_space.shape)
@@ -162,6 +168,7 @@ class TRPOModule(RLModule):
             activation=activation,
             normalize_observations=normalize_observations,
         )
+        self.averaged_policy = deepcopy(self.policy).requires_grad_(False) if policy_averaging else None
         if noise_correlation and isinstance(self.policy, CategoricalPolicy):
             raise ValueError(
                 f"noise_correlation={noise_correlation}: only Gaussian noise can be correlated, and "
@@ -184,6 +191,8 @@ class TRPOModule(RLModule):
         self.count_unusable(policy.unusable or unusable_value)
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(pooled(moments(rollout.observation)))
+        if self.averaged_policy is not None:
+            track(self.averaged_policy, self.policy, self.policy_averaging)
         self.step_schedules()
         self.report(self.summary(rollout, policy, value_loss))
 
@@ -331,8 +340,9 @@ class TRPOModule(RLModule):
     # Acting.
 
     def greedy_action(self, observation: Tensor) -> Tensor:
-        """The mode of the policy, in the environment's units."""
-        return self.policy.to_environment(self.policy.mode(self.policy(observation)))
+        """The mode of the averaged policy, if there is one, or of the policy, in the environment's units."""
+        policy = self.averaged_policy or self.policy
+        return policy.to_environment(policy.mode(policy(observation)))
 
     def sampled_action(self, observation: Tensor) -> Tensor:
         """An action sampled from the policy, in the environment's units."""

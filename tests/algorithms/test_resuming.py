@@ -65,7 +65,10 @@ WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch
         ("trpo", {}),
         ("trpo", {**WALKER, "noise_correlation": 0.5}),
         ("trpo", {"env": "CartPole-v1", "value_target": "gae", "backend": "async"}),
-        ("trpo", {"normalize_rewards": False, "normalize_observations": False, "fisher_stride": 2}),
+        (
+            "trpo",
+            {"policy_averaging": 0.1, "normalize_rewards": False, "normalize_observations": False, "fisher_stride": 2},
+        ),
     ],
 )
 def test_resuming_from_any_checkpoint_is_exact(

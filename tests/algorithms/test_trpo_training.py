@@ -89,6 +89,29 @@ def test_one_rollout_is_one_global_step_and_none_is_stale(small_trpo: TRPO, quie
         assert not torch.equal(left[rollout], left[rollout - 1])
 
 
+def test_the_averaged_policy_follows_and_is_the_one_that_is_evaluated(
+    small_trpo: TRPO, quiet_trainer: MakeTrainer
+) -> None:
+    seed_everything(0)
+    module = small_trpo(policy_averaging=0.25)
+    expected = {name: value.clone() for name, value in module.policy.state_dict().items()}
+
+    class Follow(Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            for name, value in module.policy.state_dict().items():
+                is_parameter = name in dict(module.policy.named_parameters())
+                expected[name] = 0.75 * expected[name] + 0.25 * value if is_parameter else value.clone()
+
+    quiet_trainer(max_epochs=2, callbacks=[Follow()]).fit(module)
+    assert module.averaged_policy is not None
+    torch.testing.assert_close(module.averaged_policy.state_dict(), expected)
+    assert not torch.equal(module.averaged_policy.log_std, module.policy.log_std)
+    observation = np.array([0.8, 0.6, 1.0], dtype=np.float32)
+    averaged = module.act(observation)
+    module.averaged_policy = None
+    assert not np.array_equal(averaged, module.act(observation))
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_sampling_noise_is_correlated_within_an_episode(
     small_trpo: TRPO, quiet_trainer: MakeTrainer, correlation: float
@@ -215,6 +238,7 @@ def test_envpool_has_discrete_environments(small_trpo: TRPO, quiet_trainer: Make
         ({"cg_iters": 0}, ValueError, "cg_iters=0: an integer of at least 1"),
         ({"value_batch_size": 64}, ValueError, "rollout_steps=16 .* num_envs=2 .* value_batch_size=64.*at most 32"),
         ({"value_target": "td"}, ValueError, "'monte_carlo' or 'gae'"),
+        ({"policy_averaging": -0.1}, ValueError, r"policy_averaging=-0.1: a number in \[0, 1\]"),
         ({"noise_correlation": 1}, ValueError, r"noise_correlation=1: a number in \[0, 1\)"),
         ({"env": "CartPole-v1", "noise_correlation": 0.5}, ValueError, "noise_correlation=0.5: .*Discrete.* at 0"),
         (
