@@ -73,6 +73,9 @@ class TRPOModule(RLModule):
             white noise, the paper's. Log-probabilities are those of single actions, whatever ρ is.
         value_epochs: passes of the value function's fit over a rollout.
         value_batch_size: transitions a step of that fit, per rank.
+        value_rollouts: rollouts that the fit draws from, the newest and those before it: rare events, such as falls,
+            are then not forgotten at once. A pass stays as long as one rollout.
+        value_hidden_sizes: widths of the value function's hidden layers; ``hidden_sizes`` if they are not given.
         value_target: what the value function is fitted to: ``monte_carlo`` returns with bootstrap, or ``gae``, the
             advantage estimate plus the value.
         normalize_observations: whether the policy looks at observations through their running mean and deviation.
@@ -114,6 +117,8 @@ class TRPOModule(RLModule):
         noise_correlation: float = 0.0,
         value_epochs: int = 10,
         value_batch_size: int = 512,
+        value_rollouts: int = 1,
+        value_hidden_sizes: Sequence[int] | None = None,
         value_target: Literal["monte_carlo", "gae"] = "monte_carlo",
         normalize_observations: bool = True,
         normalize_rewards: bool = True,
@@ -128,7 +133,9 @@ class TRPOModule(RLModule):
         self._store_plain_hyperparameters()
         require_integer(1, hidden_sizes=hidden_sizes, cg_iters=cg_iters, fisher_stride=fisher_stride)
         require_integer(1, line_search_steps=line_search_steps, rollout_steps=rollout_steps)
-        require_integer(1, value_epochs=value_epochs, value_batch_size=value_batch_size)
+        require_integer(1, value_epochs=value_epochs, value_batch_size=value_batch_size, value_rollouts=value_rollouts)
+        value_sizes = hidden_sizes if value_hidden_sizes is None else value_hidden_sizes
+        require_integer(1, value_hidden_sizes=value_sizes)
         require_within(0, 1, gamma=gamma, gae_lambda=gae_lambda, policy_averaging=policy_averaging)
         require_within(0, 1, open_low=True, open_high=True, line_search_decay=line_search_decay)
         require_within(0, 1, open_high=True, noise_correlation=noise_correlation)
@@ -154,6 +161,7 @@ class TRPOModule(RLModule):
         self.noise_correlation = noise_correlation
         self.value_epochs = value_epochs
         self.value_batch_size = value_batch_size
+        self.value_rollouts = value_rollouts
         self.value_target = value_target
         self.normalize_rewards = normalize_rewards
         self.policy_averaging = policy_averaging
@@ -174,7 +182,7 @@ class TRPOModule(RLModule):
                 f"noise_correlation={noise_correlation}: only Gaussian noise can be correlated, and "
                 f"{self.environment.name} has the action space {self.action_space}: leave noise_correlation at 0."
             )
-        self.value = ValueNetwork(self.observation_size, hidden_sizes, activation)
+        self.value = ValueNetwork(self.observation_size, value_sizes, activation)
         self.unusable_in_a_row = 0
         self.unusable = 0
 
@@ -256,8 +264,11 @@ class TRPOModule(RLModule):
 
         A loss or gradient that is not finite ends the fit before it reaches the weights, and NaN is returned.
         """
-        observation = self.policy.normalize(rollout.observation).flatten(0, 1)
-        target = rollout.value_target.flatten()
+        observation, target = rollout.observation.flatten(0, 1), rollout.value_target.flatten()
+        if rollout.earlier is not None:
+            observation = torch.cat([observation, rollout.earlier.observation])
+            target = torch.cat([target, rollout.earlier.value_target])
+        observation = self.policy.normalize(observation)
         parameters = list(self.value.parameters())
         losses: list[Tensor] = []
         for order in rollout.order:
@@ -404,6 +415,7 @@ class TRPOModule(RLModule):
             self,
             self.estimate,
             epochs=self.value_epochs,
+            value_rollouts=self.value_rollouts,
             return_scaler=ReturnScaler(self.gamma, self.num_envs) if self.normalize_rewards else None,
             run_seed=run_seed,
             rank=self.global_rank,

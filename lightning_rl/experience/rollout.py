@@ -1,3 +1,4 @@
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +10,15 @@ from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.noise import ExplorationNoise
 from lightning_rl.moments import ReturnScaler
 from lightning_rl.threads import single_thread
+
+
+class ValueSamples(NamedTuple):
+    """Observations and what V was to be there."""
+
+    observation: Tensor
+    """``[n, observation_size]``."""
+    value_target: Tensor
+    """``[n]``."""
 
 
 class Rollout(NamedTuple):
@@ -27,7 +37,10 @@ class Rollout(NamedTuple):
     advantage: Tensor
     """``[steps, num_envs]``: GAE(γ, λ)."""
     order: Tensor
-    """``[epochs, steps · num_envs]``: the order in which each epoch of the value function's fit goes through them."""
+    """``[epochs, steps · num_envs]``: the order in which each epoch of the value function's fit goes through this
+    rollout's transitions, the first in number, and the earlier ones."""
+    earlier: ValueSamples | None = None
+    """Of the rollouts before, which the value function is fitted to as well."""
 
 
 class RolloutMemory:
@@ -104,6 +117,7 @@ class RolloutExperience:
         estimate: reward, value, next value, terminated and ended, ``[steps, num_envs]`` each, to advantages and value
             targets.
         epochs: passes of the value function's fit over a rollout.
+        value_rollouts: rollouts that the fit draws from, the newest included.
         return_scaler: divides the rewards by the running standard deviation of the return; ``None`` leaves them.
         run_seed: of the whole run.
         rank: of this process.
@@ -118,6 +132,7 @@ class RolloutExperience:
         estimate: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
         *,
         epochs: int,
+        value_rollouts: int,
         return_scaler: ReturnScaler | None,
         run_seed: int,
         rank: int,
@@ -129,6 +144,7 @@ class RolloutExperience:
         self._actor = actor
         self._estimate = estimate
         self._epochs = epochs
+        self._earlier: deque[ValueSamples] = deque(maxlen=value_rollouts - 1)
         self._return_scaler = return_scaler
         self._random = {
             purpose: generator(run_seed, rank, purpose) for purpose in (Purpose.EXPLORATION, Purpose.UPDATE)
@@ -149,6 +165,7 @@ class RolloutExperience:
             "collector": self.collector.state_dict(),
             "return_scaler": None if self._return_scaler is None else self._return_scaler.state_dict(),
             "noise": self._noise.value.clone(),
+            "earlier": [samples._asdict() for samples in self._earlier],
             "random": {purpose.name: random.get_state() for purpose, random in self._random.items()},
         }
 
@@ -162,6 +179,8 @@ class RolloutExperience:
         if self._return_scaler is not None and state["return_scaler"] is not None:
             self._return_scaler.load_state_dict(state["return_scaler"])
         self._noise.value = state["noise"].clone()
+        self._earlier.clear()
+        self._earlier.extend(ValueSamples(**samples) for samples in state["earlier"])
         for purpose, random in self._random.items():
             random.set_state(state["random"][purpose.name])
 
@@ -185,14 +204,22 @@ class RolloutExperience:
         if self._return_scaler is not None:
             reward = self._return_scaler.scale(reward, memory.ended)
         advantage, value_target = self._estimate(reward, value, next_value, memory.terminated, memory.ended)
-        random = self._random[Purpose.UPDATE]
-        order = torch.stack([torch.randperm(self.steps_per_round, generator=random) for _ in range(self._epochs)])
-        return Rollout(
+        samples = ValueSamples(memory.observation.flatten(0, 1).clone(), value_target.flatten())
+        earlier = [torch.cat(field) for field in zip(*self._earlier, strict=True)]
+        rollout = Rollout(
             observation=memory.observation,
             action=memory.action,
             log_prob=actor.log_prob_of(memory.observation, memory.action),
             value=value,
             value_target=value_target,
             advantage=advantage,
-            order=order,
+            order=self._draw_order(self.steps_per_round * (1 + len(self._earlier))),
+            earlier=ValueSamples(*earlier) if earlier else None,
         )
+        self._earlier.append(samples)
+        return rollout
+
+    def _draw_order(self, count: int) -> Tensor:
+        random = self._random[Purpose.UPDATE]
+        orders = [torch.randperm(count, generator=random)[: self.steps_per_round] for _ in range(self._epochs)]
+        return torch.stack(orders)

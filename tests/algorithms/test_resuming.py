@@ -67,7 +67,14 @@ WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch
         ("trpo", {"env": "CartPole-v1", "value_target": "gae", "backend": "async"}),
         (
             "trpo",
-            {"policy_averaging": 0.1, "normalize_rewards": False, "normalize_observations": False, "fisher_stride": 2},
+            {
+                "policy_averaging": 0.1,
+                "value_rollouts": 3,
+                "value_hidden_sizes": (4, 4),
+                "normalize_rewards": False,
+                "normalize_observations": False,
+                "fisher_stride": 2,
+            },
         ),
     ],
 )

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from lightning_rl import TRPOModule
+from lightning_rl.experience import Rollout
 
 TRPO = Callable[..., TRPOModule]
 MakeTrainer = Callable[..., Trainer]
@@ -87,6 +88,28 @@ def test_one_rollout_is_one_global_step_and_none_is_stale(small_trpo: TRPO, quie
     for rollout in range(1, 10):
         assert all(torch.equal(weight, left[rollout - 1]) for weight in acted[16 * rollout : 16 * (rollout + 1)])
         assert not torch.equal(left[rollout], left[rollout - 1])
+
+
+def test_the_value_function_is_fitted_to_the_last_rollouts(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo(value_rollouts=3)
+    lived: list[tuple[torch.Tensor, torch.Tensor]] = []
+    fit_value = module.fit_value
+
+    def watch(rollout: Rollout, optimizer: Any) -> float:
+        earlier = lived[-2:]
+        if earlier:
+            assert rollout.earlier is not None
+            assert torch.equal(rollout.earlier.observation, torch.cat([observation for observation, _ in earlier]))
+            assert torch.equal(rollout.earlier.value_target, torch.cat([target for _, target in earlier]))
+        lived.append((rollout.observation.flatten(0, 1).clone(), rollout.value_target.flatten().clone()))
+        assert rollout.order.shape == (2, 32)
+        assert all(len(set(order.tolist())) == 32 for order in rollout.order)
+        assert rollout.order.max() < 32 * (1 + len(earlier))
+        return fit_value(rollout, optimizer)
+
+    module.fit_value = watch
+    quiet_trainer(max_epochs=1).fit(module)
+    assert len(lived) == 10
 
 
 def test_the_averaged_policy_follows_and_is_the_one_that_is_evaluated(
