@@ -4,7 +4,8 @@
 
 BipedalWalker-v3 with the same nets, rollouts of 8,192 steps, conjugate gradient steps and value epochs; logging
 included, evaluation and warm-up left out. sb3-contrib normalises by ``VecNormalize``, with Gymnasium's environments in
-its own process, as it makes them. Two more rows tell what collecting alone does, and EnvPool stepped bare.
+its own process, as it makes them. More rows tell what collecting alone does, EnvPool stepped bare, and how fast
+`configs/trpo/bipedal_walker.yaml` trains, which is other work than sb3-contrib's.
 """
 
 import argparse
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from contest import Contest, Work, machine, markdown, ratio, save, training
 
+WALKER = Path(__file__).parents[1] / "configs" / "trpo" / "bipedal_walker.yaml"
 ROLLOUT, VALUE_EPOCHS, BATCH, CG_ITERATIONS, WIDTHS = 8_192, 10, 512, 10, (64, 64)
 
 
@@ -37,6 +40,19 @@ def make(backend: str, num_envs: int) -> Any:
 def ours(backend: str, num_envs: int) -> Work:
     """`TRPOModule` under ``Trainer.fit``."""
     return training(make(backend, num_envs), log_every_n_steps=1)
+
+
+def walker() -> Work:
+    """`TRPOModule` as `configs/trpo/bipedal_walker.yaml` has it, its schedule left out."""
+    from lightning_rl import TRPOModule
+
+    settings = yaml.safe_load(WALKER.read_text())["model"]["init_args"]
+    for name in ("optimizer", "lr_scheduler"):  # the default one is the same Adam
+        del settings[name]
+    module = TRPOModule(**settings | {"steps_per_epoch": 1_000_000 * ROLLOUT})
+    rollouts = ROLLOUT // (module.num_envs * module.rollout_steps)
+    work = training(module, log_every_n_steps=10)
+    return lambda amount: work(amount * rollouts)
 
 
 def collecting() -> Work:
@@ -107,6 +123,7 @@ def main() -> None:
             "sync, 1 environment": (ours, ("sync", 1)),
             "sb3-contrib, 64 environments": (sb3_contrib, (64,)),
             "sb3-contrib, 1 environment": (sb3_contrib, (1,)),
+            "the walker's configuration, EnvPool": (walker, ()),
             "collecting alone, EnvPool": (collecting, ()),
             "EnvPool stepped bare": (bare_envpool, ()),
         },
