@@ -7,12 +7,14 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from lightning_rl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, ModelCheckpoint
+from lightning_rl.callbacks.horizon import GrowingHorizon
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
 from lightning_rl.callbacks.progress import RLProgressBar
 from lightning_rl.callbacks.trajectories import TrajectoryWriter
 
 __all__ = [
     "BestCheckpoint",
+    "GrowingHorizon",
     "Interrupted",
     "Interruption",
     "LastCheckpoint",
