@@ -57,6 +57,7 @@ def main() -> None:
         tests = {name: result[name]["evaluated"] for name in ("best", "last")}
         summary = [each for each in summary if each["seed"] != seed]
         summary.append({"seed": seed, "minutes": round(minutes, 1), **tests})
+        summary.sort(key=lambda each: each["seed"])
         table.write_text(json.dumps(summary, indent=2) + "\n")
     print(json.dumps(summary, indent=2))
 
