@@ -35,6 +35,7 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
     from lightning_rl.compilation import compiled
     from lightning_rl.experience import ReplayBuffer
     from lightning_rl.networks import track
+    from lightning_rl.products import fast_products
 
     module = SACModule(batch_size=batch, hidden_sizes=(width, width))
     critic_optimizer, actor_optimizer, alpha_optimizer = module.configure_optimizers()
@@ -46,7 +47,7 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
     random = torch.Generator().manual_seed(0)
 
     def work(chunks: int) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with fast_products(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             for _ in range(chunks):
                 sample = buffer.sample(CHUNK, batch, random)
                 noise = torch.randn(2, CHUNK, batch, ACTION, generator=random)
