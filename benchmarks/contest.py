@@ -1,20 +1,19 @@
 """What the side-by-side measurements share: contestants in processes of their own, measured in turn.
 
-A contestant is a function that prepares its work and returns another one, which does a given amount of it. Each lives
-in its own process, so that no library's threads or settings meet another's; only one works at a time.
+A contestant is a function that prepares its work and returns another one, which does a given amount of it, or returns a
+`Training`. Each lives in its own process, so that no library's threads or settings meet another's; only one works at
+a time.
 """
 
 import json
 import multiprocessing
 import os
 import platform
-import queue
 import statistics
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,28 +23,39 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 Work = Callable[[int], None]
-Contestant = Callable[..., Work]
+Contestant = Callable[..., Any]
+"""Arguments to a `Work` or a `Training`."""
 
 
-def _serve(prepare: Contestant, arguments: Sequence[Any], seconds: float, pipe: Connection) -> None:
-    warnings.simplefilter("ignore")
-    begun = time.perf_counter()
-    work = prepare(*arguments)
+def _turns(pipe: Connection, seconds: float, begun: float) -> Iterator[int]:
+    """The amounts of work to be done, one after the other; whoever iterates does them."""
     amount = 1
     while True:  # warms up, and finds an amount of work that takes about `seconds`
         started = time.perf_counter()
-        work(amount)
+        yield amount
         taken = time.perf_counter() - started
         if taken > seconds / 4:
             break
         amount *= 2
     amount = max(1, round(amount * seconds / taken))
-    work(amount)
+    yield amount
     pipe.send(time.perf_counter() - begun)
     while pipe.recv():
         started = time.perf_counter()
-        work(amount)
+        yield amount
         pipe.send(amount / (time.perf_counter() - started))
+
+
+def _serve(prepare: Contestant, arguments: Sequence[Any], seconds: float, pipe: Connection) -> None:
+    warnings.simplefilter("ignore")
+    begun = time.perf_counter()
+    contestant = prepare(*arguments)
+    turns = _turns(pipe, seconds, begun)
+    if isinstance(contestant, Training):
+        contestant.take(turns)
+    else:
+        for amount in turns:
+            contestant(amount)
 
 
 class Contest:
@@ -88,61 +98,60 @@ class Contest:
             process.join()
 
 
-class _Turns(Callback):
-    """Lets a training wait until some of its items are wanted, and tells when they are done."""
+class Training(Callback):
+    """A module under ``Trainer.fit``, which stands still between two turns.
 
-    def __init__(self, bare: bool) -> None:
-        self.bare = bare
-        self.wanted: queue.Queue[int] = queue.Queue()
-        self.done: queue.Queue[None] = queue.Queue()
-        self.left = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.wait(pl_module)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.wait(pl_module)
-
-    def wait(self, module: Any) -> None:
-        self.done.put(None)
-        self.left = self.wanted.get()
-        while self.bare:
-            for index in range(self.left):
-                module.training_step(module.experience.round(), index)
-            self.done.put(None)
-            self.left = self.wanted.get()
-
-
-def training(module: LightningModule, log_every_n_steps: int, bare: bool = False) -> Work:
-    """A module under ``Trainer.fit``, in a thread that waits between two pieces of work; an item is an amount of one.
+    It is the callback that counts the items. Training runs in the process's main thread, as a user's does: in another
+    one PyTorch's own threads make it half as fast.
 
     Args:
         module: its epoch has to be longer than all the work.
         log_every_n_steps: the trainer's.
         bare: whether rounds and training steps follow one another in a plain loop instead, without Lightning's loops,
             callbacks and loggers.
+        items: of the stream in an amount of one.
+        warm_up: items before the first turn.
     """
-    turns = _Turns(bare)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_val_batches=0,
-        log_every_n_steps=log_every_n_steps,
-        callbacks=[turns],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        default_root_dir=tempfile.mkdtemp(),
-    )
-    threading.Thread(target=trainer.fit, args=(module,), daemon=True).start()
-    turns.done.get()
 
-    def work(items: int) -> None:
-        turns.wanted.put(items)
-        turns.done.get()
+    def __init__(
+        self, module: Any, log_every_n_steps: int, bare: bool = False, items: int = 1, warm_up: int = 0
+    ) -> None:
+        self.module = module
+        self.log_every_n_steps = log_every_n_steps
+        self.bare = bare
+        self.items = items
+        self.warm_up = warm_up
 
-    return work
+    def take(self, turns: Iterator[int]) -> None:
+        """Trains until there are no more turns."""
+        self.turns = turns
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            limit_val_batches=0,
+            log_every_n_steps=self.log_every_n_steps,
+            callbacks=[self],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            default_root_dir=tempfile.mkdtemp(),
+        )
+        trainer.fit(self.module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to count: one item is behind it before the first turn at the least."""
+        self.left = self.warm_up + 1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        """Stands still where a turn is over, until the next one."""
+        self.left -= 1
+        if self.left > 0:
+            return
+        if self.bare:
+            for amount in self.turns:
+                for index in range(amount * self.items):
+                    pl_module.training_step(pl_module.experience.round(), index)
+        self.left = self.items * next(self.turns, 0)
+        trainer.should_stop = self.left == 0
 
 
 def ratio(rates: Mapping[str, Sequence[float]], name: str, reference: str) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from contest import Contest, Work, machine, markdown, save, training
+from contest import Contest, Training, Work, machine, markdown, save
 
 BATCHES, BATCH = 8, 256
 COLLECTED = 1_024  # environment steps of one piece of work
@@ -62,7 +62,7 @@ def sampling(transitions: int) -> Work:
     return work
 
 
-def long_run() -> Work:
+def long_run() -> Training:
     """A training with few updates, whose amounts are 10,000 environment steps."""
     from lightning_rl import SACModule
 
@@ -74,7 +74,7 @@ def long_run() -> Work:
         buffer_size=500_000,
         steps_per_epoch=100_000_000,
     )
-    return training(module, log_every_n_steps=1)
+    return Training(module, log_every_n_steps=1)
 
 
 def resident_mebibytes() -> float:

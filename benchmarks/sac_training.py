@@ -13,12 +13,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from contest import Contest, Work, machine, markdown, ratio, save, training
+from contest import Contest, Training, Work, machine, markdown, ratio, save
 
 WARM_UP = 1008
 
 
-def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool, bare: bool) -> Work:
+def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool, bare: bool) -> Training:
     """`SACModule`, under ``Trainer.fit`` or bare."""
     from lightning_rl import SACModule
 
@@ -31,9 +31,7 @@ def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool, bar
         compile=compile,
         steps_per_epoch=10_000_000 * train_freq,
     )
-    work = training(module, log_every_n_steps=1_000, bare=bare)
-    work(WARM_UP // train_freq + 1)
-    return work
+    return Training(module, log_every_n_steps=1_000, bare=bare, warm_up=WARM_UP // train_freq + 1)
 
 
 def stable_baselines(library: str, num_envs: int, train_freq: int, gradient_steps: int) -> Work:

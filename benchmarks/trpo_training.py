@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from contest import Contest, Work, machine, markdown, ratio, save, training
+from contest import Contest, Training, Work, machine, markdown, ratio, save
 
 WALKER = Path(__file__).parents[1] / "configs" / "trpo" / "bipedal_walker.yaml"
 ROLLOUT, VALUE_EPOCHS, BATCH, CG_ITERATIONS, WIDTHS = 8_192, 10, 512, 10, (64, 64)
@@ -37,12 +37,12 @@ def make(backend: str, num_envs: int) -> Any:
     )
 
 
-def ours(backend: str, num_envs: int) -> Work:
+def ours(backend: str, num_envs: int) -> Training:
     """`TRPOModule` under ``Trainer.fit``."""
-    return training(make(backend, num_envs), log_every_n_steps=1)
+    return Training(make(backend, num_envs), log_every_n_steps=1)
 
 
-def walker() -> Work:
+def walker() -> Training:
     """`TRPOModule` as `configs/trpo/bipedal_walker.yaml` has it, its schedule left out."""
     from lightning_rl import TRPOModule
 
@@ -51,8 +51,7 @@ def walker() -> Work:
         del settings[name]
     module = TRPOModule(**settings | {"steps_per_epoch": 1_000_000 * ROLLOUT})
     rollouts = ROLLOUT // (module.num_envs * module.rollout_steps)
-    work = training(module, log_every_n_steps=10)
-    return lambda amount: work(amount * rollouts)
+    return Training(module, log_every_n_steps=10, items=rollouts)
 
 
 def collecting() -> Work:
