@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -27,16 +28,16 @@ def fast_products() -> Iterator[None]:
 
 
 @cache
-def _are_exact(matmul: object) -> bool:
+def _are_exact(matmul: Any) -> bool:
     """Whether products that may be rounded to bfloat16 keep float32's digits on this processor all the same."""
     random = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 2, 256, 256, generator=random)
-    before = matmul.fp32_precision  # type: ignore[attr-defined]
-    matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
     try:
         products = [left @ right, left[0] @ right[0]]
     finally:
-        matmul.fp32_precision = before  # type: ignore[attr-defined]
+        matmul.fp32_precision = before
     expected = left.double() @ right.double()
     # A sum of 256 products is off by 1e-6 of its scale in float32, by 3e-3 if the factors are rounded to bfloat16.
     errors = [(products[0] - expected).abs().max(), (products[1] - expected[0]).abs().max()]
