@@ -148,6 +148,10 @@ class ReturnScaler:
         self._discounted_return = state["discounted_return"]
         self._moments = Moments(**state["moments"])
 
+    def take_over(self, state: dict[str, Any]) -> None:
+        """The statistics of `state_dict` without the returns in flight."""
+        self._moments = Moments(**state["moments"])
+
     def _discounted_returns(self, reward: Tensor, ended: Tensor) -> Tensor:
         running = self._discounted_return.to(reward)
         returns = torch.empty_like(reward)

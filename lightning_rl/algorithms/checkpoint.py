@@ -41,8 +41,8 @@ def require_compatible(checkpoint: dict[str, Any], algorithm: str, environment: 
         )
 
 
-def require_same_run(checkpoint: dict[str, Any], environment: str, world_size: int) -> None:
-    """Refuses to let training go on without experience, from that of another environment, or on several ranks.
+def require_same_run(checkpoint: dict[str, Any], environment: str) -> None:
+    """Refuses to let training go on without experience or from that of another environment.
 
     Raises:
         ValueError: says what the checkpoint has and what to do.
@@ -58,10 +58,4 @@ def require_same_run(checkpoint: dict[str, Any], environment: str, world_size: i
             f"the checkpoint was trained on {ours['environment']}, and this module has {environment}: training cannot "
             "go on in another environment. To start from its weights, build the module with load_from_checkpoint and "
             "fit without ckpt_path."
-        )
-    if max(world_size, ours["world_size"]) > 1:
-        raise ValueError(
-            f"the checkpoint of {ours['world_size']} ranks holds the experience of the first, and there are "
-            f"{world_size} now: resuming works with one rank. To start from the weights, build the module with "
-            "load_from_checkpoint and fit without ckpt_path."
         )

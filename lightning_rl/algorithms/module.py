@@ -1,10 +1,13 @@
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -13,9 +16,16 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_rl.algorithms.checkpoint import FORMAT, describe_spaces, require_compatible, require_same_run
-from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_stored, storable
+from lightning_rl.algorithms.hyperparameters import (
+    require_integer,
+    require_multiple,
+    require_stored,
+    require_within,
+    storable,
+)
 from lightning_rl.callbacks import default_callbacks
 from lightning_rl.callbacks.checkpoints import warn_of_uncrossed
+from lightning_rl.checkpoint_io import WholeCheckpointIO
 from lightning_rl.environments import (
     TEST_SEEDS,
     VALIDATION_SEEDS,
@@ -25,6 +35,7 @@ from lightning_rl.environments import (
     EnvironmentSpec,
     EnvPoolEnvironments,
     GymnasiumEnvironments,
+    TrainingSeeds,
     VectorEnvironment,
     require_envpool,
     spaces,
@@ -32,6 +43,7 @@ from lightning_rl.environments import (
 from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, play
 from lightning_rl.experience import Collector, EpochStream
 from lightning_rl.loggers import CSVLogger
+from lightning_rl.shards import read_shard, write_shard
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
@@ -54,6 +66,14 @@ class Experience(Protocol):
         """Takes up where `state_dict` was called."""
         ...
 
+    def take_over(self, state: dict[str, Any]) -> str:
+        """Takes from the first rank's state, in a run on another number of ranks, what belongs to no rank.
+
+        Returns:
+            What is filled again, for the user to read.
+        """
+        ...
+
 
 class RLModule(LightningModule):
     """What SAC and TRPO share: environments, evaluation, counting, logging and checkpoints.
@@ -65,6 +85,9 @@ class RLModule(LightningModule):
         backend: how training environments run: ``sync`` in this process, ``async`` in a process each, ``envpool`` in
             threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
+        env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
+        restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
+            instead of ending with a checkpoint.
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
 
@@ -80,6 +103,8 @@ class RLModule(LightningModule):
         num_envs: int,
         backend: Literal["sync", "async", "envpool"],
         max_episode_steps: int | None,
+        env_timeout: float | None,
+        restart_envs: bool,
         steps_per_epoch: int,
         eval_episodes: int,
     ) -> None:
@@ -90,9 +115,18 @@ class RLModule(LightningModule):
             require_integer(1, max_episode_steps=max_episode_steps)
         if backend not in ("sync", "async", "envpool"):
             raise ValueError(f"backend={backend!r}: 'sync', 'async' or 'envpool' was expected.")
+        if env_timeout is not None:
+            require_within(0, math.inf, open_low=True, env_timeout=env_timeout)
+        if restart_envs and backend != "async":
+            raise ValueError(
+                f"restart_envs=True and backend={backend!r}: only environments in processes of their own, which "
+                "backend='async' has, can be made again one by one."
+            )
         self.automatic_optimization = False
         self.num_envs = num_envs
         self.backend = backend
+        self.env_timeout = env_timeout
+        self.restart_envs = restart_envs
         self.steps_per_epoch = steps_per_epoch
         self.eval_episodes = eval_episodes
         self.environment = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps)
@@ -183,7 +217,12 @@ class RLModule(LightningModule):
         """Makes this rank's training environments."""
         if self.backend == "envpool":
             return EnvPoolEnvironments(self.environment, self.observation_space, self.num_envs)
-        return GymnasiumEnvironments(self.environment, self.num_envs, self.backend)
+        return GymnasiumEnvironments(self.environment, self.num_envs, self.backend, self.env_timeout)
+
+    def make_collector(self, run_seed: int) -> Collector:
+        """What steps this rank's training environments."""
+        seeds = TrainingSeeds(run_seed, self.global_rank)
+        return Collector(self.make_environments, seeds, self.num_envs, self.restart_envs)
 
     def setup(self, stage: str) -> None:
         """Makes the experience when training begins; a second ``fit`` goes on with it.
@@ -197,6 +236,8 @@ class RLModule(LightningModule):
                 "losses, which gradients taken by hand would not undo, and bf16-mixed needs no scaling; parameters in "
                 "half precision do not learn."
             )
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # what a Trainer has by itself
+            self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if stage == "fit" and self.experience is None:
             self.experience = self.make_experience(self._run_seed())
         if self.experience is not None:
@@ -388,6 +429,8 @@ class RLModule(LightningModule):
         }
         if "optimizer_states" in checkpoint and self.experience is not None:
             checkpoint["experience"] = self.experience.state_dict()
+            if self.trainer.world_size > 1:
+                checkpoint["shards"] = write_shard(self.trainer, checkpoint["experience"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that the checkpoint fits this module, and takes its experience over when training goes on.
@@ -401,9 +444,30 @@ class RLModule(LightningModule):
         self._loaded_steps = ours["environment_steps"]
         if self.experience is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        require_same_run(checkpoint, self.environment.name, self.trainer.world_size)
+        require_same_run(checkpoint, self.environment.name)
         self._loaded_steps = None
-        self.experience.load_state_dict(checkpoint["experience"])
+        if ours["world_size"] != self.trainer.world_size:
+            self._refill(checkpoint)
+            return
+        experience = checkpoint["experience"]
+        if self.trainer.global_rank > 0:
+            experience = read_shard(Path(str(self.trainer.ckpt_path)), checkpoint["shards"], self.trainer.global_rank)
+        try:
+            self.experience.load_state_dict(experience)
+        except KeyError as error:
+            raise ValueError(f"the checkpoint's experience lacks {error}: use one that a training wrote.") from error
+
+    def _refill(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the weights of a checkpoint of another number of ranks, in episodes of its own."""
+        steps, ranks = checkpoint["lightning_rl"]["environment_steps"], self.trainer.world_size
+        # Not the run's own seed, whose first episodes were lived already.
+        self.experience = self.make_experience(checkpoint["experience"]["collector"]["run_seed"] + steps)
+        self.experience.collector.steps = steps // ranks
+        refilled = self.experience.take_over(checkpoint["experience"])
+        rank_zero_info(
+            f"The checkpoint is of {checkpoint['lightning_rl']['world_size']} ranks, and there are {ranks} now: "
+            f"weights, optimizers and counts go on; every rank begins new episodes, and {refilled}."
+        )
 
     def _store_plain_hyperparameters(self) -> None:
         """Turns the hyperparameters into plain values, from which ``load_from_checkpoint`` builds the module again.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -16,8 +17,8 @@ from lightning_rl.algorithms.hyperparameters import require_integer, require_mul
 from lightning_rl.algorithms.module import RLModule
 from lightning_rl.compilation import can_compile, compiled
 from lightning_rl.distributed import average
-from lightning_rl.environments import Actions, TrainingSeeds
-from lightning_rl.experience import Collector, Noise, ReplayBuffer, ReplayExperience, Transition, Updates
+from lightning_rl.environments import Actions
+from lightning_rl.experience import Noise, ReplayBuffer, ReplayExperience, Transition, Updates
 from lightning_rl.networks import DoubleCritic, GaussianNetwork, SquashedGaussianActor, track
 from lightning_rl.products import fast_products
 
@@ -52,6 +53,9 @@ class SACModule(RLModule):
         backend: how training environments run: ``sync`` in this process, ``async`` in a process each, ``envpool`` in
             threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
+        env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
+        restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
+            instead of ending with a checkpoint.
         hidden_sizes: widths of the hidden layers of actor and critics.
         activation: the class of the activation after each hidden layer.
         actor: a network of one's own, observation ``[batch, observation_size]`` to the mean and the logarithm of the
@@ -94,6 +98,8 @@ class SACModule(RLModule):
         num_envs: int = 16,
         backend: Literal["sync", "async", "envpool"] = "sync",
         max_episode_steps: int | None = None,
+        env_timeout: float | None = 60.0,
+        restart_envs: bool = False,
         hidden_sizes: Sequence[int] = (256, 256),
         activation: type[nn.Module] = nn.ReLU,
         actor: nn.Module | None = None,
@@ -116,7 +122,17 @@ class SACModule(RLModule):
         optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=3e-4, fused=True),
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
-        super().__init__(env, env_kwargs, num_envs, backend, max_episode_steps, steps_per_epoch, eval_episodes)
+        super().__init__(
+            env,
+            env_kwargs,
+            num_envs,
+            backend,
+            max_episode_steps,
+            env_timeout,
+            restart_envs,
+            steps_per_epoch,
+            eval_episodes,
+        )
         with warnings.catch_warnings():  # networks that are given are not stored: see the next line
             warnings.filterwarnings("ignore", message="Attribute '(actor|critic)' is an instance of `nn.Module`")
             self.save_hyperparameters()
@@ -193,11 +209,11 @@ class SACModule(RLModule):
         done: list[tuple[CriticGradients, ActorGradients]] = []
         for batch, noise in self.each_update(updates):
             critic = self.critic_gradients(batch, noise.next)
-            self.descend(critic_optimizer, critic.gradients)
+            self.descend(critic_optimizer, critic.gradients, "critics")
             actor = self.actor_gradients(batch, noise.actor)
-            self.descend(actor_optimizer, actor.gradients)
+            self.descend(actor_optimizer, actor.gradients, "actor")
             for optimizer in alpha_optimizer:
-                self.descend(optimizer, self.alpha_gradients(actor.log_prob))
+                self.descend(optimizer, self.alpha_gradients(actor.log_prob), "temperature")
             track(self.target_critic, self.critic, self.tau)
             if self.averaged_actor is not None:
                 track(self.averaged_actor, self.actor, self.actor_averaging)
@@ -267,14 +283,25 @@ class SACModule(RLModule):
                 Noise(*(field[index] for field in updates.noise)),
             )
 
-    def descend(self, optimizer: Any, gradients: Sequence[Tensor]) -> None:
+    def descend(self, optimizer: Any, gradients: Sequence[Tensor], of: str) -> None:
         """Averages the gradients over ranks and takes the optimizer's step.
 
         Args:
             optimizer: one of `update_optimizers`.
             gradients: one for each of its parameters, in their order.
+            of: whose they are, for the error's text.
+
+        Raises:
+            FloatingPointError: a gradient is not finite, on whichever rank; the step was not taken.
         """
-        self.apply_gradients(optimizer, average(gradients))
+        gradients = average(gradients)
+        if not get_total_norm(gradients).isfinite():
+            raise FloatingPointError(
+                f"after {self.trainer.global_step} updates a gradient of the {of} is not finite, and was not applied: "
+                "no weight is spoiled, nor the last checkpoint. Look at the learning rates, the rewards' scale, and at "
+                "networks and optimizers of your own."
+            )
+        self.apply_gradients(optimizer, gradients)
 
     def updates_left(self) -> int | None:
         """How many updates ``max_steps`` still allows, if it is set."""
@@ -340,9 +367,8 @@ class SACModule(RLModule):
 
     def make_experience(self, run_seed: int) -> ReplayExperience:
         """An empty replay buffer before environments that have not been stepped."""
-        collector = Collector(self.make_environments, TrainingSeeds(run_seed, self.global_rank), self.num_envs)
         return ReplayExperience(
-            collector,
+            self.make_collector(run_seed),
             ReplayBuffer(self.buffer_size, self.num_envs, self.observation_size, self.action_size),
             self.explore,
             self.environment_units,

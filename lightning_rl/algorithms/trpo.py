@@ -16,8 +16,8 @@ from torchmetrics.functional import explained_variance
 from lightning_rl.algorithms.hyperparameters import require_integer, require_within
 from lightning_rl.algorithms.module import RLModule
 from lightning_rl.distributed import average
-from lightning_rl.environments import Actions, TrainingSeeds
-from lightning_rl.experience import Collector, ExplorationNoise
+from lightning_rl.environments import Actions
+from lightning_rl.experience import ExplorationNoise
 from lightning_rl.experience.returns import generalized_advantages, monte_carlo_returns
 from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
 from lightning_rl.moments import ReturnScaler, moments, pooled
@@ -58,6 +58,9 @@ class TRPOModule(RLModule):
         backend: how training environments run: ``sync`` in this process, ``async`` in a process each, ``envpool`` in
             threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
+        env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
+        restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
+            instead of ending with a checkpoint.
         hidden_sizes: widths of the hidden layers of policy and value function.
         activation: the class of the activation after each hidden layer.
         gamma: discount γ of the return.
@@ -69,6 +72,8 @@ class TRPOModule(RLModule):
         line_search_steps: step sizes tried at most.
         line_search_decay: each is this fraction of the one before.
         rollout_steps: steps of each environment a rollout.
+        squash_actions: whether tanh brings a Gaussian's samples into the bounds of the actions, instead of clipping:
+            then a policy that acts at full force still feels what a smaller action would change.
         noise_correlation: correlation ρ of successive sampling noise, in [0, 1), where actions are real numbers; 0 is
             white noise, the paper's. Log-probabilities are those of single actions, whatever ρ is.
         value_epochs: passes of the value function's fit over a rollout.
@@ -78,7 +83,8 @@ class TRPOModule(RLModule):
         value_hidden_sizes: widths of the value function's hidden layers; ``hidden_sizes`` if they are not given.
         value_target: what the value function is fitted to: ``monte_carlo`` returns with bootstrap, or ``gae``, the
             advantage estimate plus the value.
-        normalize_observations: whether the policy looks at observations through their running mean and deviation.
+        normalize_observations: whether policy and value function look at observations through their running mean and
+            deviation; ``value`` means the value function alone.
         normalize_rewards: whether rewards are divided by the running standard deviation of the return.
         policy_averaging: rate at which a second policy follows the policy, per update: it is then the one that is
             validated, tested and exported, while the policy itself acts and learns; 0 means none.
@@ -103,6 +109,8 @@ class TRPOModule(RLModule):
         num_envs: int = 16,
         backend: Literal["sync", "async", "envpool"] = "sync",
         max_episode_steps: int | None = None,
+        env_timeout: float | None = 60.0,
+        restart_envs: bool = False,
         hidden_sizes: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         gamma: float = 0.99,
@@ -114,13 +122,14 @@ class TRPOModule(RLModule):
         line_search_steps: int = 10,
         line_search_decay: float = 0.8,
         rollout_steps: int = 128,
+        squash_actions: bool = False,
         noise_correlation: float = 0.0,
         value_epochs: int = 10,
         value_batch_size: int = 512,
         value_rollouts: int = 1,
         value_hidden_sizes: Sequence[int] | None = None,
         value_target: Literal["monte_carlo", "gae"] = "monte_carlo",
-        normalize_observations: bool = True,
+        normalize_observations: bool | Literal["value"] = True,
         normalize_rewards: bool = True,
         policy_averaging: float = 0.0,
         steps_per_epoch: int = 20_480,
@@ -128,7 +137,17 @@ class TRPOModule(RLModule):
         optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=1e-3, fused=True),
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
-        super().__init__(env, env_kwargs, num_envs, backend, max_episode_steps, steps_per_epoch, eval_episodes)
+        super().__init__(
+            env,
+            env_kwargs,
+            num_envs,
+            backend,
+            max_episode_steps,
+            env_timeout,
+            restart_envs,
+            steps_per_epoch,
+            eval_episodes,
+        )
         self.save_hyperparameters()
         self._store_plain_hyperparameters()
         require_integer(1, hidden_sizes=hidden_sizes, cg_iters=cg_iters, fisher_stride=fisher_stride)
@@ -141,6 +160,8 @@ class TRPOModule(RLModule):
         require_within(0, 1, open_high=True, noise_correlation=noise_correlation)
         require_within(0, math.inf, open_low=True, max_kl=max_kl)
         require_within(0, math.inf, cg_damping=cg_damping)
+        if normalize_observations not in (True, False, "value"):
+            raise ValueError(f"normalize_observations={normalize_observations!r}: true, false or 'value' was expected.")
         if value_target not in ("monte_carlo", "gae"):
             raise ValueError(f"value_target={value_target!r}: 'monte_carlo' or 'gae' was expected.")
         if rollout_steps * num_envs < value_batch_size:
@@ -174,7 +195,8 @@ class TRPOModule(RLModule):
             self.observation_size,
             hidden_sizes=hidden_sizes,
             activation=activation,
-            normalize_observations=normalize_observations,
+            normalize_observations=normalize_observations is True,
+            squash_actions=squash_actions,
         )
         self.averaged_policy = deepcopy(self.policy).requires_grad_(False) if policy_averaging else None
         if noise_correlation and isinstance(self.policy, CategoricalPolicy):
@@ -182,7 +204,7 @@ class TRPOModule(RLModule):
                 f"noise_correlation={noise_correlation}: only Gaussian noise can be correlated, and "
                 f"{self.environment.name} has the action space {self.action_space}: leave noise_correlation at 0."
             )
-        self.value = ValueNetwork(self.observation_size, value_sizes, activation)
+        self.value = ValueNetwork(self.observation_size, value_sizes, activation, bool(normalize_observations))
         self.unusable_in_a_row = 0
         self.unusable = 0
 
@@ -197,8 +219,7 @@ class TRPOModule(RLModule):
         value_loss = self.fit_value(rollout, value_optimizer)
         unusable_value = None if math.isfinite(value_loss) else "a value loss that is not finite"
         self.count_unusable(policy.unusable or unusable_value)
-        if self.policy.normalizer is not None:
-            self.policy.normalizer.update(pooled(moments(rollout.observation)))
+        self.update_normalizers(rollout.observation)
         if self.averaged_policy is not None:
             track(self.averaged_policy, self.policy, self.policy_averaging)
         self.step_schedules()
@@ -211,7 +232,7 @@ class TRPOModule(RLModule):
             rollout: of the policy as it is.
             rate: by which the optimizer is going to multiply the step: the line search looks where that leads.
         """
-        parameters = list(self.policy.parameters())
+        parameters = list(self.learned().values())
         distribution = self.policy(rollout.observation)
         old, advantage = distribution.detach(), self.normalized(rollout.advantage)
         entropy = float(self.policy.entropy(old).mean())
@@ -248,11 +269,14 @@ class TRPOModule(RLModule):
     def distribution_after(self, step: Sequence[Tensor], observation: Tensor) -> Tensor:
         """The distributions' parameters if the policy's took a step, which they do not."""
         moved = {
-            name: parameter + change
-            for (name, parameter), change in zip(self.policy.named_parameters(), step, strict=True)
+            name: parameter + change for (name, parameter), change in zip(self.learned().items(), step, strict=True)
         }
         distribution: Tensor = functional_call(self.policy, moved, (observation,))
         return distribution
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The policy's parameters that learn, by name: a callback may have taken some over."""
+        return {name: parameter for name, parameter in self.policy.named_parameters() if parameter.requires_grad}
 
     def normalized(self, advantage: Tensor) -> Tensor:
         """The advantages with mean zero and deviation one, over all ranks."""
@@ -268,7 +292,6 @@ class TRPOModule(RLModule):
         if rollout.earlier is not None:
             observation = torch.cat([observation, rollout.earlier.observation])
             target = torch.cat([target, rollout.earlier.value_target])
-        observation = self.policy.normalize(observation)
         parameters = list(self.value.parameters())
         losses: list[Tensor] = []
         for order in rollout.order:
@@ -287,11 +310,19 @@ class TRPOModule(RLModule):
         """Mean (V(s) − target)².
 
         Args:
-            observation: ``[batch, observation_size]``, normalised.
+            observation: ``[batch, observation_size]``.
             target: ``[batch]``.
         """
         loss: Tensor = (self.value(observation) - target).square().mean()
         return loss
+
+    def update_normalizers(self, observation: Tensor) -> None:
+        """Takes a rollout's observations into account where they are normalised: only now, after its last use."""
+        normalizers = [network.normalizer for network in (self.policy, self.value) if network.normalizer is not None]
+        if normalizers:
+            seen = pooled(moments(observation))
+            for normalizer in normalizers:
+                normalizer.update(seen)
 
     def count_unusable(self, reason: str | None) -> None:
         """Counts the steps that the numbers did not allow.
@@ -329,7 +360,7 @@ class TRPOModule(RLModule):
     def configure_optimizers(self) -> Any:
         """Gradient descent at a rate of one carries the policy's steps; the value function has its own optimizer."""
         # The first optimizer is the one that counts: one rollout is one step.
-        optimizers = [SGD(self.policy.parameters(), lr=1.0), self.optimizer(list(self.value.parameters()))]
+        optimizers = [SGD(self.learned().values(), lr=1.0), self.optimizer(list(self.value.parameters()))]
         if self.lr_scheduler is None:
             return optimizers
         return optimizers, [self.lr_scheduler(optimizer) for optimizer in optimizers]
@@ -380,7 +411,7 @@ class TRPOModule(RLModule):
     @torch.no_grad()
     def value_of(self, observation: Tensor) -> Tensor:
         """V(s)."""
-        value: Tensor = self.value(self.policy.normalize(observation.to(self.device, self.parameter_dtype)))
+        value: Tensor = self.value(observation.to(self.device, self.parameter_dtype))
         return value.cpu()
 
     # The experience.
@@ -398,7 +429,7 @@ class TRPOModule(RLModule):
         """An empty rollout memory before environments that have not been stepped."""
         discrete = isinstance(self.policy, CategoricalPolicy)
         return RolloutExperience(
-            Collector(self.make_environments, TrainingSeeds(run_seed, self.global_rank), self.num_envs),
+            self.make_collector(run_seed),
             RolloutMemory(
                 self.rollout_steps,
                 self.num_envs,
@@ -422,15 +453,23 @@ class TRPOModule(RLModule):
         )
 
 
-def make_policy(name: str, action_space: gym.Space[Any], observation_size: int, **settings: Any) -> Policy:
+def make_policy(
+    name: str, action_space: gym.Space[Any], observation_size: int, squash_actions: bool, **settings: Any
+) -> Policy:
     """The policy that an action space asks for.
 
     Raises:
         TypeError: there is none.
+        ValueError: choices are to be squashed.
     """
     if isinstance(action_space, Box):
-        return GaussianPolicy(observation_size, action_space, **settings)
+        return GaussianPolicy(observation_size, action_space, squash_actions=squash_actions, **settings)
     if isinstance(action_space, Discrete | MultiDiscrete):
+        if squash_actions:
+            raise ValueError(
+                f"squash_actions=True: {name} has the action space {action_space}, and choices are not squashed: leave "
+                "squash_actions at False."
+            )
         return CategoricalPolicy(observation_size, action_space, **settings)
     raise TypeError(
         f"{name} has the action space {type(action_space).__name__}, and TRPO acts in Box, Discrete and MultiDiscrete: "

@@ -9,11 +9,13 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from lightning_rl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, ModelCheckpoint
 from lightning_rl.callbacks.horizon import GrowingHorizon
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
+from lightning_rl.callbacks.noise import FallingNoise
 from lightning_rl.callbacks.progress import RLProgressBar
 from lightning_rl.callbacks.trajectories import TrajectoryWriter
 
 __all__ = [
     "BestCheckpoint",
+    "FallingNoise",
     "GrowingHorizon",
     "Interrupted",
     "Interruption",

@@ -7,7 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_rl.callbacks.checkpoints import save_last
+from lightning_rl.callbacks.checkpoints import checkpoint_folder, save_last
+from lightning_rl.environments import EnvironmentLostError
 
 
 class Interrupted(SystemExit):
@@ -53,8 +54,11 @@ class Interruption(Checkpoint):
         self._give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the signals back, and ends the environments and their processes."""
+        """Gives the signals back, saves if an environment is at fault, and ends the environments' processes."""
         self._give_back()
+        if isinstance(exception, EnvironmentLostError) and self._saves and trainer.world_size == 1:
+            save_last(trainer)
+            rank_zero_info(f"What was learned until then is in {checkpoint_folder(trainer) / 'last.ckpt'}.")
         pl_module.teardown("fit")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

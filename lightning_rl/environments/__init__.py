@@ -10,7 +10,7 @@ from lightning_rl.environments.seeds import (
     generator,
 )
 from lightning_rl.environments.single import CheckedEnvironment, EnvironmentSpec, FaultyEnvironmentError, spaces
-from lightning_rl.environments.vector import Step, VectorEnvironment
+from lightning_rl.environments.vector import EnvironmentLostError, Step, VectorEnvironment
 
 __all__ = [
     "TEST_SEEDS",
@@ -20,6 +20,7 @@ __all__ = [
     "Array",
     "CheckedEnvironment",
     "EnvPoolEnvironments",
+    "EnvironmentLostError",
     "EnvironmentSpec",
     "FaultyEnvironmentError",
     "GymnasiumEnvironments",

@@ -1,9 +1,26 @@
 """What every backend of vectorised environments offers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from lightning_rl.environments.arrays import Actions, Array, Mask
+
+
+class EnvironmentLostError(RuntimeError):
+    """Environments died, did not answer, or raised: no environment's step counts, and all have to be made again.
+
+    Args:
+        reasons: what happened, by the environment's index.
+        num_envs: how many there are.
+    """
+
+    def __init__(self, reasons: Mapping[int, str], num_envs: int) -> None:
+        super().__init__("; ".join(f"environment {index} {reason}" for index, reason in reasons.items()))
+        self.reasons = dict(reasons)
+        self.where: Mask = np.isin(np.arange(num_envs), list(reasons))
+        """``[num_envs]``."""
 
 
 class Step(NamedTuple):
@@ -38,6 +55,9 @@ class VectorEnvironment(Protocol):
 
         Returns:
             ``[num_envs, observation_size]``, the present observation of every environment.
+
+        Raises:
+            EnvironmentLostError: an environment of a process of its own failed.
         """
         ...
 
@@ -46,6 +66,9 @@ class VectorEnvironment(Protocol):
 
         Args:
             actions: ``[num_envs, *action_shape]``, in the environment's units.
+
+        Raises:
+            EnvironmentLostError: an environment of a process of its own failed.
         """
         ...
 

@@ -1,11 +1,23 @@
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_rl.environments import Actions, Array, Mask, Step, TrainingSeeds, VectorEnvironment
+from lightning_rl.environments import (
+    Actions,
+    Array,
+    EnvironmentLostError,
+    Mask,
+    Step,
+    TrainingSeeds,
+    VectorEnvironment,
+)
+
+FAULTS_IN_A_ROW = 10
 
 
 class Episode(NamedTuple):
@@ -25,9 +37,12 @@ class Collector:
         make: makes the environments; called when they are first needed, and again after `close`.
         seeds: the seed of each environment's n-th episode.
         num_envs: how many environments `make` makes.
+        restarts: whether environments that failed are made again, and the episodes of the others brought back.
     """
 
-    def __init__(self, make: Callable[[], VectorEnvironment], seeds: TrainingSeeds, num_envs: int) -> None:
+    def __init__(
+        self, make: Callable[[], VectorEnvironment], seeds: TrainingSeeds, num_envs: int, restarts: bool = False
+    ) -> None:
         self.num_envs = num_envs
         self.steps = 0
         """Steps taken so far, over all environments."""
@@ -42,6 +57,9 @@ class Collector:
         self._returns = np.zeros(num_envs, dtype=np.float64)
         self._actions: list[Actions] = []  # of every environment, since the oldest episode in flight began
         self._finished: list[Episode] = []
+        self._restarts = restarts
+        self._fault: EnvironmentLostError | None = None  # of environments whose episode had just ended
+        self._faults_in_a_row = 0
 
     @property
     def observation(self) -> Array:
@@ -58,14 +76,18 @@ class Collector:
         if self._environments is not None:
             return np.zeros(self.num_envs, dtype=np.bool_)
         self._environments = self._make()
+        with self._abandoning():
+            return self._bring_back(self._environments)
+
+    def _bring_back(self, environments: VectorEnvironment) -> Mask:
         lost = self.lengths > 0
-        if self._environments.takes_seeds:
-            replayed, diverged = self._replay(self._environments)
+        if environments.takes_seeds:
+            replayed, diverged = self._replay(environments)
             if self._observation is not None:
                 lost &= diverged | (replayed != self._observation).any(axis=-1)
             self._observation = replayed
         else:
-            self._observation = self._environments.reset(self._episode_seeds, np.ones(self.num_envs, dtype=np.bool_))
+            self._observation = environments.reset(self._episode_seeds, np.ones(self.num_envs, dtype=np.bool_))
         if lost.any():
             rank_zero_warn(
                 f"{int(lost.sum())} of {self.num_envs} episodes in flight could not be brought back from their seeds "
@@ -83,9 +105,17 @@ class Collector:
 
         Returns:
             The step; its observation is an ended episode's true last one, while `observation` is the next one's first.
+
+        Raises:
+            EnvironmentLostError: environments failed. No environment took the step, and the episodes of those that
+                failed were given up: they ended with their step before.
         """
         assert self._environments is not None, "open the environments first"
-        step = self._environments.step(actions)
+        with self._abandoning(actions):
+            if self._fault is not None:
+                raise self._fault
+            step = self._environments.step(actions)
+        self._faults_in_a_row = 0
         if self._environments.takes_seeds:
             self._actions.append(np.array(actions))
         self.steps += self.num_envs
@@ -96,8 +126,30 @@ class Collector:
         if ended.any():
             for index in np.flatnonzero(ended):
                 self._finished.append(Episode(float(self._returns[index]), int(self.lengths[index])))
-            self._begin(ended)
+            try:
+                self._begin(ended)
+            except EnvironmentLostError as fault:  # the step itself is a whole one
+                self._fault = fault
         return step
+
+    def recover(self, fault: EnvironmentLostError) -> Mask:
+        """Makes the environments again after a fault, and brings the other episodes back.
+
+        Returns:
+            ``[num_envs]``: the episodes that were begun anew.
+
+        Raises:
+            EnvironmentLostError: restarting was not asked for, or ten faults came without a step between them.
+        """
+        self._faults_in_a_row += 1
+        if not self._restarts or self._faults_in_a_row == FAULTS_IN_A_ROW:
+            raise fault
+        warnings.warn(f"{fault} It is made again; the other episodes go on.", stacklevel=2)
+        self.close()
+        try:
+            return fault.where | self.open()
+        except EnvironmentLostError as another:
+            return fault.where | self.recover(another)
 
     def finished(self) -> list[Episode]:
         """The episodes that ended since the last call."""
@@ -106,6 +158,7 @@ class Collector:
 
     def close(self) -> None:
         """Ends the environments; `open` brings them back as they were."""
+        self._fault = None
         if self._environments is not None:
             self._environments.close()
             self._environments = None
@@ -148,14 +201,31 @@ class Collector:
 
     def _begin(self, where: Mask) -> None:
         assert self._environments is not None
+        self._next_episode(where)
+        self._observation = self._environments.reset(self._episode_seeds, where)
+
+    def _next_episode(self, where: Mask) -> None:
         self._episodes[where] += 1
         self._returns[where] = 0.0
         self.lengths[where] = 0
         for index in np.flatnonzero(where).tolist():
             self._episode_seeds[index] = self._seeds(index, int(self._episodes[index]))
-        self._observation = self._environments.reset(self._episode_seeds, where)
         oldest = int(self.lengths.max())
         del self._actions[: len(self._actions) - oldest]
+
+    @contextmanager
+    def _abandoning(self, actions: Actions | None = None) -> Iterator[None]:
+        """Gives the episodes up whose environments fail meanwhile, and adds to the error which ones they were."""
+        try:
+            yield
+        except EnvironmentLostError as fault:
+            told = {}
+            for index, reason in fault.reasons.items():
+                acted = f", with the action {actions[index].tolist()}" if actions is not None else ""
+                seed, step = self._episode_seeds[index], int(self.lengths[index]) + 1
+                told[index] = f"(episode seed {seed}, at step {step}{acted}) {reason}"
+            self._next_episode(fault.where)
+            raise EnvironmentLostError(told, self.num_envs) from fault
 
     def _history(self, index: int) -> Actions:
         length = int(self.lengths[index])

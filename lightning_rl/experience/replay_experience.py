@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_rl.environments import Actions, Purpose, generator
+from lightning_rl.environments import Actions, EnvironmentLostError, Purpose, generator
 from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.noise import ExplorationNoise
 from lightning_rl.experience.replay import ReplayBuffer, Transition
@@ -82,7 +82,8 @@ class ReplayExperience:
     def round(self) -> Updates:
         """Takes `train_freq` environment steps, then draws the minibatches and the noise of the updates to follow."""
         self.buffer.cut(self.collector.open())
-        for _ in range(self.steps_per_round // self.collector.num_envs):
+        goal = self.collector.steps + self.steps_per_round
+        while self.collector.steps < goal:
             self._step()
         ready = self.buffer.size >= max(self.learning_starts, 1)
         updates = self.gradient_steps if ready else 0
@@ -121,6 +122,10 @@ class ReplayExperience:
         for purpose, random in self._random.items():
             random.set_state(state["random"][purpose.name])
 
+    def take_over(self, state: dict[str, Any]) -> str:
+        """Nothing of another number of ranks: every transition belongs to the environments that lived it."""
+        return f"{max(self.learning_starts, 1)} transitions a rank are collected with the policy before updates go on"
+
     def _step(self) -> None:
         observation, first = self.collector.observation, self.collector.lengths == 0
         random = self._random[Purpose.EXPLORATION]
@@ -130,7 +135,12 @@ class ReplayExperience:
         else:
             with single_thread():
                 action = self._act(torch.from_numpy(observation), noise)
-        step = self.collector.step(self._to_environment(action))
+        try:
+            step = self.collector.step(self._to_environment(action))
+        except EnvironmentLostError as fault:  # no step was taken: episodes that were given up end with the one before
+            self.buffer.cut(fault.where)
+            self.buffer.cut(self.collector.recover(fault))
+            return
         ended = step.terminated | step.truncated
         self.buffer.add(observation, action, step.reward, step.observation, step.terminated, ended)
 

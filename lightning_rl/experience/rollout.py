@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lightning_rl.environments import Actions, Array, Mask, Purpose, generator
+from lightning_rl.environments import Actions, Array, EnvironmentLostError, Mask, Purpose, generator
 from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.noise import ExplorationNoise
 from lightning_rl.moments import ReturnScaler
@@ -155,8 +155,9 @@ class RolloutExperience:
         begun_anew = self.collector.open()
         if self._return_scaler is not None:
             self._return_scaler.begin(torch.from_numpy(begun_anew))
-        for step in range(len(self.memory.reward)):
-            self._step(step)
+        step = 0
+        while step < len(self.memory.reward):
+            step += self._step(step)
         return self._finish()
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,14 +185,34 @@ class RolloutExperience:
         for purpose, random in self._random.items():
             random.set_state(state["random"][purpose.name])
 
-    def _step(self, step: int) -> None:
+    def take_over(self, state: dict[str, Any]) -> str:
+        """The rewards' scale, which is the same on all ranks, and what the value function was fitted to."""
+        if self._return_scaler is not None and state["return_scaler"] is not None:
+            self._return_scaler.take_over(state["return_scaler"])
+        self._earlier.extend(ValueSamples(**samples) for samples in state["earlier"])
+        return "the next rollout is theirs"
+
+    def _step(self, step: int) -> int:
+        """Takes a step; how many were taken."""
         observation, first = self.collector.observation, self.collector.lengths == 0
         noise = self._noise.draw(first, self._random[Purpose.EXPLORATION])
         with single_thread():
             action = self._actor.explore(torch.from_numpy(observation), noise)
-        taken = self.collector.step(self._actor.environment_units(action))
+        try:
+            taken = self.collector.step(self._actor.environment_units(action))
+        except EnvironmentLostError as fault:
+            self._cut(step, self.collector.recover(fault))
+            return 0
         ended = taken.terminated | taken.truncated
         self.memory.write(step, observation, action, taken.reward, taken.observation, taken.terminated, ended)
+        return 1
+
+    def _cut(self, step: int, where: Mask) -> None:
+        """Ends the episodes that were given up with the step before this one."""
+        if step > 0:
+            self.memory.ended[step - 1] |= torch.from_numpy(where)
+        elif self._return_scaler is not None:
+            self._return_scaler.begin(torch.from_numpy(where))
 
     def _finish(self) -> Rollout:
         memory, actor = self.memory, self._actor

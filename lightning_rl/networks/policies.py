@@ -47,7 +47,7 @@ class Policy(nn.Module, ABC):
         self.network = orthogonal_mlp(observation_size, hidden_sizes, activation, parameter_size, output_gain=0.01)
 
     def normalize(self, observation: Tensor) -> Tensor:
-        """The observation ``[…, observation_size]`` as the network sees it, and as a value function should."""
+        """The observation ``[…, observation_size]`` as the network sees it."""
         return observation if self.normalizer is None else self.normalizer(observation)
 
     def mode(self, parameters: Tensor) -> Tensor:
@@ -94,15 +94,21 @@ class GaussianPolicy(Policy):
     environment gets bias + scale · u clipped to its bounds. Where a dimension is bounded on both sides, u = ±1 are the
     bounds; where it is not, the scale is one and u = 0 the number nearest to zero that is allowed.
 
+    With `squash_actions` the environment gets bias + scale · tanh u instead. Beyond a clipped bound a change of u
+    changes nothing, so that a policy that acts at full force finds no way back; a squashed one feels every change. The
+    density stays that of u, because the ratio of two densities is the same for u and for tanh u.
+
     Args:
         observation_size: numbers an observation.
         action_space: its bounds may be asymmetric, infinite, and differ by dimension.
         hidden_sizes: widths of the hidden layers.
         activation: makes the activation after each of them.
         normalize_observations: whether the policy holds a `Normalizer` and looks through it.
+        squash_actions: whether tanh brings actions into their bounds, instead of clipping.
 
     Raises:
         TypeError: the space holds integers.
+        ValueError: actions without bounds are to be squashed into them.
     """
 
     low: Tensor
@@ -117,12 +123,19 @@ class GaussianPolicy(Policy):
         hidden_sizes: Sequence[int] = (64, 64),
         activation: Callable[[], nn.Module] = nn.Tanh,
         normalize_observations: bool = True,
+        squash_actions: bool = False,
     ) -> None:
         if not np.issubdtype(action_space.dtype, np.floating):
             raise TypeError(f"the action space {action_space} holds integers, and a Gaussian acts in real numbers.")
+        if squash_actions and not action_space.is_bounded():
+            raise ValueError(
+                f"squash_actions=True: the action space {action_space} has no bounds to squash actions into; leave "
+                "squash_actions at False."
+            )
         size = math.prod(action_space.shape)
         super().__init__(observation_size, size, hidden_sizes, activation, normalize_observations)
         self.action_size = self.noise_size = size
+        self.squash_actions = squash_actions
         self.log_std = nn.Parameter(torch.zeros(size))
         low, high = (bound.reshape(-1).astype(np.float64) for bound in (action_space.low, action_space.high))
         scale, bias = _scale_and_bias(low, high)
@@ -169,7 +182,10 @@ class GaussianPolicy(Policy):
         return torch.cat([(-2 * log_std).exp() * mean_tangent, 2 * log_std_tangent], dim=-1)
 
     def to_environment(self, action: Tensor) -> Tensor:
-        """Bias + scale · u clipped to the bounds, ``[…, action_size]``."""
+        """Bias + scale · u clipped to the bounds, or bias + scale · tanh u, ``[…, action_size]``."""
+        if self.squash_actions:
+            action = action.tanh()
+        # Rounding may carry a squashed action over its bound by the last bit.
         return (self.action_bias + self.action_scale * action).clamp(self.low, self.high)
 
 

@@ -2,6 +2,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from lightning_rl.moments import Normalizer
 from lightning_rl.networks.mlp import orthogonal_mlp
 
 
@@ -12,6 +13,7 @@ class ValueNetwork(nn.Module):
         observation_size: numbers an observation.
         hidden_sizes: widths of the hidden layers.
         activation: makes the activation after each of them.
+        normalize_observations: whether it holds a `Normalizer` and looks through it.
     """
 
     def __init__(
@@ -19,11 +21,13 @@ class ValueNetwork(nn.Module):
         observation_size: int,
         hidden_sizes: Sequence[int] = (64, 64),
         activation: Callable[[], nn.Module] = nn.Tanh,
+        normalize_observations: bool = False,
     ) -> None:
         super().__init__()
+        self.normalizer = Normalizer(observation_size) if normalize_observations else None
         self.network = orthogonal_mlp(observation_size, hidden_sizes, activation, 1, output_gain=1.0)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """``[…, observation_size]`` (normalised where the policy's are) to ``[…]``."""
-        value: Tensor = self.network(observation)
+        """``[…, observation_size]`` to ``[…]``."""
+        value: Tensor = self.network(observation if self.normalizer is None else self.normalizer(observation))
         return value.squeeze(-1)

@@ -176,6 +176,38 @@ def test_statistics_are_frozen_from_a_rollouts_first_step_to_the_end_of_its_upda
     assert not torch.equal(seen[0], seen[-1])
 
 
+@pytest.mark.parametrize(
+    ("normalize", "policys", "values"), [(True, True, True), ("value", False, True), (False, False, False)]
+)
+def test_observations_are_normalised_where_it_was_asked_for(
+    small_trpo: TRPO, quiet_trainer: MakeTrainer, normalize: Any, policys: bool, values: bool
+) -> None:
+    module = small_trpo(normalize_observations=normalize)
+    quiet_trainer(max_epochs=1).fit(module)
+    for network, normalises in ((module.policy, policys), (module.value, values)):
+        assert (network.normalizer is not None) is normalises
+        if network.normalizer is not None:
+            assert int(network.normalizer.count) == 320
+
+
+def test_squashed_actions_reach_the_environment_and_not_the_density(
+    small_trpo: TRPO, quiet_trainer: MakeTrainer
+) -> None:
+    module = small_trpo(squash_actions=True)
+    taken: list[tuple[torch.Tensor, torch.Tensor]] = []
+    environment_units = module.environment_units
+
+    def watch(action: torch.Tensor) -> Any:
+        taken.append((action, torch.from_numpy(environment_units(action))))
+        return environment_units(action)
+
+    module.environment_units = watch
+    quiet_trainer(max_epochs=1).fit(module)
+    sampled, acted = (torch.cat(each) for each in zip(*taken, strict=True))
+    assert sampled.abs().max() > 2  # of standard deviation one
+    torch.testing.assert_close(acted, 2 * sampled.tanh())  # torques of at most 2
+
+
 def test_every_accepted_step_stays_within_the_trust_region(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
     logged: list[dict[str, float]] = []
     module = small_trpo(max_kl=0.02)
@@ -262,6 +294,8 @@ def test_envpool_has_discrete_environments(small_trpo: TRPO, quiet_trainer: Make
         ({"value_batch_size": 64}, ValueError, "rollout_steps=16 .* num_envs=2 .* value_batch_size=64.*at most 32"),
         ({"value_target": "td"}, ValueError, "'monte_carlo' or 'gae'"),
         ({"policy_averaging": -0.1}, ValueError, r"policy_averaging=-0.1: a number in \[0, 1\]"),
+        ({"env": "CartPole-v1", "squash_actions": True}, ValueError, "squash_actions=True: CartPole-v1 .*Discrete"),
+        ({"normalize_observations": "values"}, ValueError, "normalize_observations='values': true, false or 'value'"),
         ({"noise_correlation": 1}, ValueError, r"noise_correlation=1: a number in \[0, 1\)"),
         ({"env": "CartPole-v1", "noise_correlation": 0.5}, ValueError, "noise_correlation=0.5: .*Discrete.* at 0"),
         (

@@ -189,6 +189,18 @@ def test_unbounded_actions_are_left_as_they_are_and_half_bounded_ones_clipped_on
     assert policy.to_environment(u).tolist() == expected
 
 
+def test_squashed_actions_approach_their_bounds_and_never_pass_them() -> None:
+    low, high = np.array([-2, 1, 0.1], dtype=np.float32), np.array([2, 5, 0.7], dtype=np.float32)
+    policy = GaussianPolicy(5, Box(low, high), squash_actions=True)
+    u = torch.linspace(-20, 20, 4001).unsqueeze(-1).expand(-1, 3)
+    expected = (low + high) / 2 + (high - low) / 2 * np.tanh(u.numpy().astype(np.float64))
+    actions = policy.to_environment(u).numpy()
+    assert_close(actions, expected, rtol=0, atol=1e-6, check_dtype=False)
+    assert ((low <= actions) & (actions <= high)).all()
+    with pytest.raises(ValueError, match=r"squash_actions=True: .* has no bounds"):
+        GaussianPolicy(5, UNBOUNDED, squash_actions=True)
+
+
 def test_actions_of_a_box_of_any_shape_are_one_vector() -> None:
     policy = GaussianPolicy(5, Box(-1, 1, (2, 3)))
     assert policy.action_size == 6
@@ -254,3 +266,12 @@ def test_weights_are_orthogonal_with_their_gains() -> None:
 def test_value_network_gives_one_number_an_observation() -> None:
     assert ValueNetwork(5)(torch.zeros(7, 3, 5)).shape == (7, 3)
     assert ValueNetwork(5, hidden_sizes=())(torch.zeros(5)).shape == ()
+
+
+def test_value_network_looks_through_its_own_statistics() -> None:
+    observation = 3 + 2 * torch.randn(100, 5)
+    value = ValueNetwork(5, normalize_observations=True)
+    assert value.normalizer is not None
+    value.normalizer.update(moments(observation))
+    normalised = (observation - observation.mean(0)) / observation.std(0, correction=0)
+    assert_close(value(observation), value.network(normalised).squeeze(-1), rtol=1e-4, atol=1e-5)
