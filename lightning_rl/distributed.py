@@ -5,6 +5,13 @@ import torch.distributed
 from torch import Tensor
 
 
+def world_size() -> int:
+    """The number of ranks; one without a process group."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1
+    return torch.distributed.get_world_size()
+
+
 def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The mean of each tensor over all ranks, in one collective.
 
@@ -17,9 +24,7 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     Returns:
         Tensors of the same shapes.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return list(tensors)
-    ranks = torch.distributed.get_world_size()
+    ranks = world_size()
     if ranks == 1:
         return list(tensors)
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.distributed import average
+from lightning_rl.distributed import average, world_size
 
 EPSILON = 1e-8
 CLIP = 10.0
@@ -50,8 +50,6 @@ def merge(a: Moments, b: Moments) -> Moments:
 def pooled(local: Moments) -> Moments:
     """The moments of all ranks' vectors together, the same on every rank, from one collective.
 
-    Their count is the ranks' mean count: merging needs only the ratios of counts.
-
     Args:
         local: this rank's moments, as `moments` gives them.
     """
@@ -60,7 +58,7 @@ def pooled(local: Moments) -> Moments:
     count, total, squares = average([local.count, local.count * local.mean, local.count * square])
     mean = total / count
     # What cancels here is, in float64, less than the rounding that single-precision observations came with.
-    return Moments(mean, (squares / count - mean.square()).clamp(min=0), count)
+    return Moments(mean, (squares / count - mean.square()).clamp(min=0), count * world_size())
 
 
 class Normalizer(nn.Module):

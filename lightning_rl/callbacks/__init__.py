@@ -11,6 +11,7 @@ from lightning_rl.callbacks.horizon import GrowingHorizon
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
 from lightning_rl.callbacks.noise import FallingNoise
 from lightning_rl.callbacks.progress import RLProgressBar
+from lightning_rl.callbacks.ranks import SameWeights
 from lightning_rl.callbacks.trajectories import TrajectoryWriter
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LastCheckpoint",
     "ModelCheckpoint",
     "RLProgressBar",
+    "SameWeights",
     "TrajectoryWriter",
     "default_callbacks",
 ]
