@@ -43,12 +43,12 @@ def ours(backend: str, num_envs: int) -> Training:
 
 
 def walker() -> Training:
-    """`TRPOModule` as `configs/trpo/bipedal_walker.yaml` has it, its schedule left out."""
+    """`TRPOModule` as `configs/trpo/bipedal_walker.yaml` has it, its schedules left out."""
     from lightning_rl import TRPOModule
 
     settings = yaml.safe_load(WALKER.read_text())["model"]["init_args"]
-    for name in ("optimizer", "lr_scheduler"):  # the default one is the same Adam
-        del settings[name]
+    for name in ("optimizer", "lr_scheduler", "policy_lr_scheduler"):  # the default one is the same Adam
+        settings.pop(name, None)
     module = TRPOModule(**settings | {"steps_per_epoch": 1_000_000 * ROLLOUT})
     rollouts = ROLLOUT // (module.num_envs * module.rollout_steps)
     return Training(module, log_every_n_steps=10, items=rollouts)

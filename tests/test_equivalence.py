@@ -72,7 +72,11 @@ random = torch.Generator().manual_seed(1)
 fractions = []
 if algorithm == "TRPO":
     policy_step = module.policy_step
-    module.policy_step = lambda *given: (lambda taken: (fractions.append(taken.search[:2]), taken)[1])(policy_step(*given))
+    def watch(*given):
+        taken = policy_step(*given)
+        fractions.append(taken.search[:2])
+        return taken
+    module.policy_step = watch
 trainer.fit(module)
 if trainer.global_rank == 0:
     torch.save({"weights": dict(module.state_dict()), "searches": fractions}, f"{algorithm}-{ranks}.pt")

@@ -91,9 +91,10 @@ class TRPOModule(RLModule):
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
         optimizer: makes the value function's optimizer from its parameters.
-        lr_scheduler: makes a learning-rate schedule from an optimizer; it is stepped once a rollout (a
-            ``ReduceLROnPlateau`` once an evaluation). The policy has one of its own, whose rate begins at one and
-            scales the natural step: the divergence that is reached follows its square.
+        lr_scheduler: makes a learning-rate schedule from that optimizer; it is stepped once a rollout (a
+            ``ReduceLROnPlateau`` once an evaluation).
+        policy_lr_scheduler: makes a schedule of the policy's steps, whose rate begins at one and scales the natural
+            step: the divergence that is reached follows its square.
 
     Raises:
         ValueError: a number out of its range, or an environment that Gymnasium does not know.
@@ -136,6 +137,7 @@ class TRPOModule(RLModule):
         eval_episodes: int = 10,
         optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=1e-3, fused=True),
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        policy_lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         super().__init__(
             env,
@@ -188,6 +190,7 @@ class TRPOModule(RLModule):
         self.policy_averaging = policy_averaging
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.policy_lr_scheduler = policy_lr_scheduler
         self.observation_size = math.prod(self.observation_space.shape)
         self.policy = make_policy(
             self.environment.name,
@@ -361,9 +364,8 @@ class TRPOModule(RLModule):
         """Gradient descent at a rate of one carries the policy's steps; the value function has its own optimizer."""
         # The first optimizer is the one that counts: one rollout is one step.
         optimizers = [SGD(self.learned().values(), lr=1.0), self.optimizer(list(self.value.parameters()))]
-        if self.lr_scheduler is None:
-            return optimizers
-        return optimizers, [self.lr_scheduler(optimizer) for optimizer in optimizers]
+        pairs = zip((self.policy_lr_scheduler, self.lr_scheduler), optimizers, strict=True)
+        return optimizers, [make(optimizer) for make, optimizer in pairs if make is not None]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the counts of skipped steps."""

@@ -12,18 +12,24 @@ class GrowingHorizon(Callback):
     Args:
         gamma: the discount that is reached, in [0, 1).
         updates: after so many.
+        begin: updates before it begins to grow.
 
     Raises:
         ValueError: a discount or a number out of its range.
     """
 
-    def __init__(self, gamma: float, updates: int) -> None:
+    def __init__(self, gamma: float, updates: int, begin: int = 0) -> None:
         if not 0 <= gamma < 1:
             raise ValueError(f"gamma={gamma}: a number in [0, 1) was expected.")
         if updates < 1:
             raise ValueError(f"updates={updates}: an integer of at least 1 was expected.")
+        if not 0 <= begin < updates:
+            raise ValueError(
+                f"begin={begin}: an integer from 0 to updates={updates}, which it comes before, was expected."
+            )
         self.gamma = gamma
         self.updates = updates
+        self.begin = begin
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sets the discount with which training begins or goes on.
@@ -44,5 +50,6 @@ class GrowingHorizon(Callback):
     def _set(self, trainer: Trainer, module: Any) -> None:
         begun = 1 / (1 - module.hparams.gamma)
         grown = 1 / (1 - self.gamma)
-        horizon = begun + (grown - begun) * min(1.0, trainer.global_step / self.updates)
+        share = (trainer.global_step - self.begin) / (self.updates - self.begin)
+        horizon = begun + (grown - begun) * min(1.0, max(0.0, share))
         module.gamma = 1 - 1 / horizon

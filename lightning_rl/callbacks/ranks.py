@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class SameWeights(Callback):
-    """Checks after every item that all ranks hold the same weights, to the bit: for looking into a run, at its price."""
+    """Checks after every item that all ranks hold the same weights, to the bit; for looking into a run."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

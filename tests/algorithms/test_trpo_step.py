@@ -99,7 +99,7 @@ def test_a_schedule_scales_the_step_that_is_looked_at_and_taken(
     def weights(factor: float) -> tuple[Tensor, Tensor, float]:
         torch.manual_seed(0)
         settings = {"max_kl": 0.01, "hidden_sizes": (4,), "normalize_observations": False}
-        settings["lr_scheduler"] = lambda optimizer: LambdaLR(optimizer, lambda _: factor)
+        settings["policy_lr_scheduler"] = lambda optimizer: LambdaLR(optimizer, lambda _: factor)
         module = small_trpo(**settings).double()
         rollout = random_rollout(module)
         before = torch.cat([p.detach().flatten() for p in module.policy.parameters()])

@@ -27,6 +27,13 @@ def test_the_horizon_grows_linearly_from_rollout_to_rollout(small_trpo: TRPO, qu
     assert [1 / (1 - gamma) for gamma in used] == pytest.approx([10, 15, 20, 25, 30, 35, 40, 45, 50, 50])
 
 
+def test_the_horizon_stands_still_before_it_grows(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo(gamma=0.9)
+    used = discounts(module)
+    quiet_trainer(max_epochs=1, callbacks=[GrowingHorizon(gamma=0.98, updates=8, begin=4)]).fit(module)
+    assert [1 / (1 - gamma) for gamma in used] == pytest.approx([10, 10, 10, 10, 10, 20, 30, 40, 50, 50])
+
+
 def test_a_resumed_run_goes_on_with_the_horizon_it_had(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
     def run(epochs: int, checkpoint: str | None = None) -> tuple[list[float], dict[str, Any]]:
         seed_everything(3)
@@ -47,7 +54,11 @@ def test_a_resumed_run_goes_on_with_the_horizon_it_had(small_trpo: TRPO, quiet_t
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"gamma": 1.0, "updates": 5}, r"gamma=1.0: a number in \[0, 1\)"), ({"gamma": 0.9, "updates": 0}, "updates=0")],
+    [
+        ({"gamma": 1.0, "updates": 5}, r"gamma=1.0: a number in \[0, 1\)"),
+        ({"gamma": 0.9, "updates": 0}, "updates=0"),
+        ({"gamma": 0.9, "updates": 5, "begin": 5}, "begin=5: an integer from 0 to updates=5"),
+    ],
 )
 def test_message(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -122,7 +122,9 @@ def test_training_stops_with_a_checkpoint_and_goes_on_from_it(small_sac: Any, qu
     settings = {"backend": "async", "max_episode_steps": 1000, "learning_starts": 1000, "buffer_size": 2000}
     doomed: SACModule = small_sac(env="test_faults.Fragile", **settings)
     with pytest.raises(EnvironmentLostError, match="with the action"):
-        quiet_trainer(max_epochs=50, default_root_dir="run", logger=False).fit(doomed)  # actions are uniform until it happens
+        quiet_trainer(max_epochs=50, default_root_dir="run", logger=False).fit(
+            doomed
+        )  # actions are uniform until it happens
     steps = doomed.environment_steps
     [last] = list(Path("run").rglob("last.ckpt"))
     assert torch.load(last, weights_only=True)["lightning_rl"]["environment_steps"] == steps > 0
