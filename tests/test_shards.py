@@ -10,13 +10,20 @@ import pytest
 import torch
 
 SCRIPT = """
-import hashlib, io, json, sys
+import hashlib, io, json, os, signal, sys
 from pathlib import Path
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback
 from lightning_rl import SACModule, TRPOModule
 
-algorithm, ranks, epochs, checkpoint = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+algorithm, ranks, epochs, stop, *checkpoint = sys.argv[1], *(int(each) for each in sys.argv[2:5]), *sys.argv[5:]
+
+class Signal(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == stop and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
 torch.set_num_threads(1)
 seed_everything(0)
 small = dict(env="Pendulum-v1", max_episode_steps=20, num_envs=2, hidden_sizes=(8,), eval_episodes=2)
@@ -27,7 +34,8 @@ else:
     module = TRPOModule(**small, rollout_steps=10, value_batch_size=10, value_epochs=2, value_rollouts=2,
                         steps_per_epoch=80)
 trainer = Trainer(accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", logger=False,
-                  enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, max_epochs=epochs)
+                  enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, max_epochs=epochs,
+                  callbacks=[Signal()])
 trainer.fit(module, ckpt_path=checkpoint[0] if checkpoint else None)
 
 def digest(value):
@@ -44,40 +52,45 @@ Path(f"rank-{trainer.global_rank}.json").write_text(json.dumps({
 """
 
 
-def run(algorithm: str, ranks: int, epochs: int, *checkpoint: str) -> tuple[list[dict[str, Any]], str]:
+def run(algorithm: str, ranks: int, epochs: int, *checkpoint: str, stop: int = -1) -> tuple[list[dict[str, Any]], str]:
+    """Trains; `stop` is the item in which the second rank receives SIGTERM."""
     Path("run.py").write_text(SCRIPT)
-    command = [sys.executable, "run.py", algorithm, str(ranks), str(epochs), *checkpoint]
+    command = [sys.executable, "run.py", algorithm, str(ranks), str(epochs), str(stop), *checkpoint]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == (0 if stop < 0 else 143), done.stderr[-3000:]
+    if stop >= 0:
+        return [], done.stderr
     return [json.loads(Path(f"rank-{rank}.json").read_text()) for rank in range(ranks)], done.stderr
 
 
 @pytest.mark.parametrize("algorithm", ["SAC", "TRPO"])
-def test_two_ranks_resume_exactly_and_another_number_goes_on(algorithm: str) -> None:
-    unbroken, _ = run(algorithm, 2, 3)
+def test_a_signal_to_one_rank_ends_both_and_they_resume_exactly(algorithm: str) -> None:
+    unbroken, _ = run(algorithm, 2, 2)
     assert unbroken[0]["experience"] != unbroken[1]["experience"]
-    run(algorithm, 2, 2)
-    Path("checkpoints").rename("two")
-    resumed, said = run(algorithm, 2, 3, "two/last.ckpt")
-    assert resumed == unbroken
-    assert "new episodes" not in said
     # Two checkpoints, best and last, and the one shard that each of them names: nothing of those they replaced.
     names = {path.name for path in Path("checkpoints/shards").iterdir()}
     named = [torch.load(path, weights_only=True)["shards"] for path in Path("checkpoints").glob("*.ckpt")]
     assert names == {name for shards in named for name in shards}
-
-    [alone], said = run(algorithm, 1, 3, "two/last.ckpt")
-    assert "is of 2 ranks, and there are 1 now" in said
-    assert alone["environment_steps"] == 240
-    assert alone["updates"] > unbroken[0]["updates"]  # the same environment steps are more rounds of one rank
-    run(algorithm, 1, 2)
-    Path("checkpoints").rename("one")
-    several, said = run(algorithm, 2, 3, "one/last.ckpt")
-    assert "is of 1 ranks, and there are 2 now" in said
-    assert several[0]["weights"] == several[1]["weights"]
-    assert several[0]["environment_steps"] == 240
-
+    run(algorithm, 2, 2, stop=1)
+    Path("checkpoints").rename("two")
+    resumed, said = run(algorithm, 2, 2, "two/last.ckpt")
+    assert resumed == unbroken
+    assert "new episodes" not in said
     for shard in Path("two/shards").iterdir():
         shard.unlink()
     with pytest.raises(AssertionError, match="keep the folder 'shards' beside the checkpoints"):
-        run(algorithm, 2, 3, "two/last.ckpt")
+        run(algorithm, 2, 2, "two/last.ckpt")
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "TRPO"])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_ranks_goes_on_and_says_what_it_refills(algorithm: str, before: int, after: int) -> None:
+    first, _ = run(algorithm, before, 1)
+    Path("checkpoints").rename("first")
+    then, said = run(algorithm, after, 2, "first/last.ckpt")
+    assert f"is of {before} ranks, and there are {after} now" in said
+    assert "every rank begins new episodes" in said
+    assert {each["environment_steps"] for each in then} == {160}
+    assert len({each["weights"] for each in then}) == 1
+    assert then[0]["weights"] != first[0]["weights"]
+    assert then[0]["updates"] > first[0]["updates"]

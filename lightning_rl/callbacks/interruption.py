@@ -1,8 +1,10 @@
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,7 +21,8 @@ class Interruption(Checkpoint):
     """Lets SIGINT (Ctrl-C) and SIGTERM end a run between two items, so that resuming from `last.ckpt` is exact.
 
     The first signal lets the current item finish; at an epoch's last item, the evaluation too. A second one has its
-    usual effect at once. It is a Checkpoint so that it comes after the others: what they have to save or to count is
+    usual effect at once. A signal to one rank ends all of them, and so does the end of one's ``torchrun`` agent, which
+    would leave its ranks behind when it is killed. It is a Checkpoint so that it comes after the others: what they have to save or to count is
     done when the run leaves.
 
     Args:
@@ -30,10 +33,12 @@ class Interruption(Checkpoint):
         self._saves = saves
         self._received: int | None = None
         self._before: dict[int, Any] = {}
+        self._agent: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over; Python allows that in the main thread alone."""
         self._received = None
+        self._agent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._receive)
@@ -68,10 +73,21 @@ class Interruption(Checkpoint):
         self._give_back()
 
     def _leave(self, trainer: Trainer) -> None:
-        if self._received is not None:
+        if self._agent is not None and os.getppid() != self._agent:
+            raise RuntimeError("the torchrun agent that started this process is gone, and with it the run.")
+        received = self._received_anywhere(trainer)
+        if received:
             if self._saves:
                 save_last(trainer)
-            raise Interrupted(128 + self._received)
+            raise Interrupted(128 + received)
+
+    def _received_anywhere(self, trainer: Trainer) -> int:
+        received = self._received or 0
+        if trainer.world_size == 1:
+            return received
+        # Every rank has to save, or none: a checkpoint is a collective.
+        ours = torch.tensor(received, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(ours, reduce_op="max"))
 
     def _give_back(self) -> None:
         for number, handler in self._before.items():
