@@ -116,9 +116,7 @@ def disturb(algorithm: str, epochs: int) -> dict[str, Any]:
         gone = time.perf_counter() - killed
         errors = [line for line in (folder / "agent-0.log").read_text().splitlines() if "Error" in line]
         shutil.copytree(folder / "checkpoints", folder / "kept")
-        ends = []
-        for checkpoint in (str(CHECKPOINT), "kept/last.ckpt"):
-            ends.append(finish(agents(folder, algorithm, epochs, checkpoint), folder))
+        ends = [finish(agents(folder, algorithm, epochs, each), folder) for each in (str(CHECKPOINT), "kept/last.ckpt")]
     return {
         "algorithm": algorithm,
         "survivors_exit_code": code,
