@@ -297,7 +297,7 @@ class SACModule(RLModule):
         gradients = average(gradients)
         if not get_total_norm(gradients).isfinite():
             raise FloatingPointError(
-                f"after {self.trainer.global_step} updates a gradient of the {of} is not finite, and was not applied: "
+                f"at global_step={self.trainer.global_step} a gradient of the {of} is not finite, and was not applied: "
                 "no weight is spoiled, nor the last checkpoint. Look at the learning rates, the rewards' scale, and at "
                 "networks and optimizers of your own."
             )

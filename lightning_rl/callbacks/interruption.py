@@ -22,8 +22,8 @@ class Interruption(Checkpoint):
 
     The first signal lets the current item finish; at an epoch's last item, the evaluation too. A second one has its
     usual effect at once. A signal to one rank ends all of them, and so does the end of one's ``torchrun`` agent, which
-    would leave its ranks behind when it is killed. It is a Checkpoint so that it comes after the others: what they have to save or to count is
-    done when the run leaves.
+    would leave its ranks behind when it is killed. It is a Checkpoint so that it comes after the others: what they have
+    to save or to count is done when the run leaves.
 
     Args:
         saves: whether `last.ckpt` is written.

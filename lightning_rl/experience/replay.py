@@ -159,6 +159,12 @@ class ReplayBuffer:
                 f"the checkpoint's replay buffer has buffer_size={theirs} and this module {ours}: resume with "
                 f"buffer_size={theirs}."
             )
+        for name, array in self._rings().items():
+            if state[name].shape[1:] != array.shape[1:]:
+                raise ValueError(
+                    f"the checkpoint's replay buffer has {name}s of shape {tuple(state[name].shape[1:])} a row, and "
+                    f"this module {tuple(array.shape[1:])}: give the module the checkpoint's settings."
+                )
         self._head, self._filled = state["head"], state["filled"]
         self._endings_begin, self._endings_end = state["endings"]
         self.last_observation = state["last_observation"].clone()
