@@ -52,7 +52,8 @@ def rollout():
         order = torch.stack([epoch[trainer.global_rank] for epoch in halves])
     with torch.no_grad():
         log_prob = module.policy.log_prob(module.policy(observation), action)
-    return Rollout(*(share(x, 1) for x in (observation, action, log_prob, value, target, advantage)), order)
+    fields = (observation, torch.zeros(STEPS, ENVS), action, log_prob, value, target, advantage)
+    return Rollout(*(share(x, 1) for x in fields), order)
 
 if algorithm == "SAC":
     module = SACModule(**common, batch_size=12 // ranks, learning_starts=12, train_freq=4, gradient_steps=5,

@@ -130,7 +130,7 @@ class RLModule(LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.eval_episodes = eval_episodes
         self.environment = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps)
-        self.observation_space, self.action_space = spaces(self.environment)
+        self.observation_space, self.action_space, self.time_limit = spaces(self.environment)
         if backend == "envpool":
             require_envpool(self.environment)
         self.experience: Experience | None = None

@@ -81,6 +81,9 @@ class TRPOModule(RLModule):
         value_rollouts: rollouts that the fit draws from, the newest and those before it: rare events, such as falls,
             are then not forgotten at once. A pass stays as long as one rollout.
         value_hidden_sizes: widths of the value function's hidden layers; ``hidden_sizes`` if they are not given.
+        value_sees_time: whether the value function sees how much of the time limit has passed, which the policy does
+            not: what is left to gain often depends on it, and what it cannot know is noise in the advantages (Pardo et
+            al. 2018, 1712.00378).
         value_target: what the value function is fitted to: ``monte_carlo`` returns with bootstrap, or ``gae``, the
             advantage estimate plus the value.
         normalize_observations: whether policy and value function look at observations through their running mean and
@@ -129,6 +132,7 @@ class TRPOModule(RLModule):
         value_batch_size: int = 512,
         value_rollouts: int = 1,
         value_hidden_sizes: Sequence[int] | None = None,
+        value_sees_time: bool = False,
         value_target: Literal["monte_carlo", "gae"] = "monte_carlo",
         normalize_observations: bool | Literal["value"] = True,
         normalize_rewards: bool = True,
@@ -185,6 +189,7 @@ class TRPOModule(RLModule):
         self.value_epochs = value_epochs
         self.value_batch_size = value_batch_size
         self.value_rollouts = value_rollouts
+        self.value_sees_time = value_sees_time
         self.value_target = value_target
         self.normalize_rewards = normalize_rewards
         self.policy_averaging = policy_averaging
@@ -207,7 +212,9 @@ class TRPOModule(RLModule):
                 f"noise_correlation={noise_correlation}: only Gaussian noise can be correlated, and "
                 f"{self.environment.name} has the action space {self.action_space}: leave noise_correlation at 0."
             )
-        self.value = ValueNetwork(self.observation_size, value_sizes, activation, bool(normalize_observations))
+        self.value = ValueNetwork(
+            self.observation_size + value_sees_time, value_sizes, activation, bool(normalize_observations)
+        )
         self.unusable_in_a_row = 0
         self.unusable = 0
 
@@ -222,7 +229,7 @@ class TRPOModule(RLModule):
         value_loss = self.fit_value(rollout, value_optimizer)
         unusable_value = None if math.isfinite(value_loss) else "a value loss that is not finite"
         self.count_unusable(policy.unusable or unusable_value)
-        self.update_normalizers(rollout.observation)
+        self.update_normalizers(rollout)
         if self.averaged_policy is not None:
             track(self.averaged_policy, self.policy, self.policy_averaging)
         self.step_schedules()
@@ -291,16 +298,17 @@ class TRPOModule(RLModule):
 
         A loss or gradient that is not finite ends the fit before it reaches the weights, and NaN is returned.
         """
-        observation, target = rollout.observation.flatten(0, 1), rollout.value_target.flatten()
+        seen, target = self.seen_by_value(rollout.observation, rollout.elapsed), rollout.value_target.flatten()
+        seen = seen.flatten(0, 1)
         if rollout.earlier is not None:
-            observation = torch.cat([observation, rollout.earlier.observation])
+            seen = torch.cat([seen, self.seen_by_value(rollout.earlier.observation, rollout.earlier.elapsed)])
             target = torch.cat([target, rollout.earlier.value_target])
         parameters = list(self.value.parameters())
         losses: list[Tensor] = []
         for order in rollout.order:
             losses = []
             for index in order.split(self.value_batch_size):
-                loss = self.value_loss(observation[index], target[index])
+                loss = self.value_loss(seen[index], target[index])
                 # The loss is averaged with its gradients, so that all ranks decide alike.
                 loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
                 if not bool(flatten([loss, *gradients]).isfinite().all()):
@@ -309,23 +317,29 @@ class TRPOModule(RLModule):
                 losses.append(loss)
         return float(torch.stack(losses).mean())
 
-    def value_loss(self, observation: Tensor, target: Tensor) -> Tensor:
+    def value_loss(self, seen: Tensor, target: Tensor) -> Tensor:
         """Mean (V(s) − target)².
 
         Args:
-            observation: ``[batch, observation_size]``.
+            seen: ``[batch, …]``, as `seen_by_value` gives it.
             target: ``[batch]``.
         """
-        loss: Tensor = (self.value(observation) - target).square().mean()
+        loss: Tensor = (self.value(seen) - target).square().mean()
         return loss
 
-    def update_normalizers(self, observation: Tensor) -> None:
+    def seen_by_value(self, observation: Tensor, elapsed: Tensor) -> Tensor:
+        """What the value function looks at: the observation, and the share of the time limit that has passed."""
+        if not self.value_sees_time:
+            return observation
+        return torch.cat([observation, (elapsed / self.time_limit).to(observation).unsqueeze(-1)], dim=-1)
+
+    def update_normalizers(self, rollout: Rollout) -> None:
         """Takes a rollout's observations into account where they are normalised: only now, after its last use."""
-        normalizers = [network.normalizer for network in (self.policy, self.value) if network.normalizer is not None]
-        if normalizers:
-            seen = pooled(moments(observation))
-            for normalizer in normalizers:
-                normalizer.update(seen)
+        if self.policy.normalizer is not None:
+            self.policy.normalizer.update(pooled(moments(rollout.observation)))
+        if self.value.normalizer is not None:
+            seen = self.seen_by_value(rollout.observation, rollout.elapsed)
+            self.value.normalizer.update(pooled(moments(seen)))
 
     def count_unusable(self, reason: str | None) -> None:
         """Counts the steps that the numbers did not allow.
@@ -411,9 +425,10 @@ class TRPOModule(RLModule):
         return self.policy.log_prob(distribution, action.to(self.device)).cpu()
 
     @torch.no_grad()
-    def value_of(self, observation: Tensor) -> Tensor:
+    def value_of(self, observation: Tensor, elapsed: Tensor) -> Tensor:
         """V(s)."""
-        value: Tensor = self.value(observation.to(self.device, self.parameter_dtype))
+        observation, elapsed = observation.to(self.device, self.parameter_dtype), elapsed.to(self.device)
+        value: Tensor = self.value(self.seen_by_value(observation, elapsed))
         return value.cpu()
 
     # The experience.

@@ -199,8 +199,8 @@ def unusable_observations(name: str, space: gym.Space[Any]) -> str:
     )
 
 
-def spaces(spec: EnvironmentSpec) -> tuple[Box, gym.Space[Any]]:
-    """Observation and action space of one environment, which is made and closed.
+def spaces(spec: EnvironmentSpec) -> tuple[Box, gym.Space[Any], int]:
+    """Observation space, action space and time limit of one environment, which is made and closed.
 
     Raises:
         TypeError: the observations are no ``Box``.
@@ -210,11 +210,12 @@ def spaces(spec: EnvironmentSpec) -> tuple[Box, gym.Space[Any]]:
     try:
         if not isinstance(environment.observation_space, Box):
             raise TypeError(unusable_observations(spec.name, environment.observation_space))
-        if time_limit(environment) is None:
+        limit = time_limit(environment)
+        if limit is None:
             raise ValueError(
                 f"{spec.name} sets no limit to its episodes' length, and an evaluation might never end: give "
                 "max_episode_steps (more than its longest episode, if every episode ends by itself)."
             )
-        return environment.observation_space, environment.action_space
+        return environment.observation_space, environment.action_space, limit
     finally:
         environment.close()

@@ -100,6 +100,7 @@ def test_the_value_function_is_fitted_to_the_last_rollouts(small_trpo: TRPO, qui
         if earlier:
             assert rollout.earlier is not None
             assert torch.equal(rollout.earlier.observation, torch.cat([observation for observation, _ in earlier]))
+            assert rollout.earlier.elapsed.shape == rollout.earlier.value_target.shape
             assert torch.equal(rollout.earlier.value_target, torch.cat([target for _, target in earlier]))
         lived.append((rollout.observation.flatten(0, 1).clone(), rollout.value_target.flatten().clone()))
         assert rollout.order.shape == (2, 32)
@@ -188,6 +189,37 @@ def test_observations_are_normalised_where_it_was_asked_for(
         assert (network.normalizer is not None) is normalises
         if network.normalizer is not None:
             assert int(network.normalizer.count) == 320
+
+
+def test_the_value_function_sees_the_time_and_the_policy_does_not(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo(value_sees_time=True, value_rollouts=2)
+    seen: list[torch.Tensor] = []
+    bootstrapped: list[torch.Tensor] = []
+    fit_value, value_of = module.fit_value, module.value_of
+
+    def watch(rollout: Rollout, optimizer: Any) -> float:
+        seen.append(rollout.elapsed.clone())
+        return fit_value(rollout, optimizer)
+
+    def watch_values(observation: torch.Tensor, elapsed: torch.Tensor) -> torch.Tensor:
+        if elapsed.dim() == 1:
+            bootstrapped.append(elapsed.clone())
+        return value_of(observation, elapsed)
+
+    module.fit_value, module.value_of = watch, watch_values
+    quiet_trainer(max_epochs=1).fit(module)
+    elapsed = torch.cat(seen)  # of episodes of 30 steps
+    assert torch.equal(elapsed, (torch.arange(160) % 30).float().unsqueeze(-1).expand(-1, 2))
+    # After an episode's last step 30 steps have passed; after a rollout's last one, what the next one begins with.
+    ends = [set(each.tolist()) for each in bootstrapped]
+    assert ends[0] == {16}
+    assert ends[1] == {2, 30}
+    observation = torch.randn(5, 3)
+    early, late = (module.value_of(observation, torch.full((5,), passed)) for passed in (0.0, 30.0))
+    assert not torch.equal(early, late)
+    half = torch.cat([observation, torch.full((5, 1), 0.5)], dim=-1)
+    torch.testing.assert_close(module.value_of(observation, torch.full((5,), 15.0)), module.value(half).detach())
+    assert module.policy(observation).shape == (5, 2)
 
 
 def test_squashed_actions_reach_the_environment_and_not_the_density(
