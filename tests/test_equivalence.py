@@ -52,7 +52,7 @@ def rollout():
         order = torch.stack([epoch[trainer.global_rank] for epoch in halves])
     with torch.no_grad():
         log_prob = module.policy.log_prob(module.policy(observation), action)
-    fields = (observation, torch.zeros(STEPS, ENVS, 2), action, log_prob, value, target, advantage)
+    fields = (observation, torch.zeros(STEPS, ENVS), action, log_prob, value, target, advantage)
     return Rollout(*(share(x, 1) for x in fields), order)
 
 if algorithm == "SAC":

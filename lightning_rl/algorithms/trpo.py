@@ -81,10 +81,9 @@ class TRPOModule(RLModule):
         value_rollouts: rollouts that the fit draws from, the newest and those before it: rare events, such as falls,
             are then not forgotten at once. A pass stays as long as one rollout.
         value_hidden_sizes: widths of the value function's hidden layers; ``hidden_sizes`` if they are not given.
-        value_sees_progress: whether the value function sees the episode's steps (as a share of the time limit) and
-            its return so far, which the policy does not. What is left to gain often depends on them, and what the value
-            function cannot know is noise in the advantages (on time: Pardo et al. 2018, 1712.00378). Give it with
-            ``normalize_observations``, which brings the return to scale.
+        value_sees_time: whether the value function sees how much of the time limit has passed, which the policy does
+            not: what is left to gain often depends on it, and what it cannot know is noise in the advantages (Pardo et
+            al. 2018, 1712.00378).
         value_target: what the value function is fitted to: ``monte_carlo`` returns with bootstrap, or ``gae``, the
             advantage estimate plus the value.
         normalize_observations: whether policy and value function look at observations through their running mean and
@@ -133,7 +132,7 @@ class TRPOModule(RLModule):
         value_batch_size: int = 512,
         value_rollouts: int = 1,
         value_hidden_sizes: Sequence[int] | None = None,
-        value_sees_progress: bool = False,
+        value_sees_time: bool = False,
         value_target: Literal["monte_carlo", "gae"] = "monte_carlo",
         normalize_observations: bool | Literal["value"] = True,
         normalize_rewards: bool = True,
@@ -190,7 +189,7 @@ class TRPOModule(RLModule):
         self.value_epochs = value_epochs
         self.value_batch_size = value_batch_size
         self.value_rollouts = value_rollouts
-        self.value_sees_progress = value_sees_progress
+        self.value_sees_time = value_sees_time
         self.value_target = value_target
         self.normalize_rewards = normalize_rewards
         self.policy_averaging = policy_averaging
@@ -214,7 +213,7 @@ class TRPOModule(RLModule):
                 f"{self.environment.name} has the action space {self.action_space}: leave noise_correlation at 0."
             )
         self.value = ValueNetwork(
-            self.observation_size + 2 * value_sees_progress, value_sizes, activation, bool(normalize_observations)
+            self.observation_size + value_sees_time, value_sizes, activation, bool(normalize_observations)
         )
         self.unusable_in_a_row = 0
         self.unusable = 0
@@ -299,10 +298,10 @@ class TRPOModule(RLModule):
 
         A loss or gradient that is not finite ends the fit before it reaches the weights, and NaN is returned.
         """
-        seen, target = self.seen_by_value(rollout.observation, rollout.progress), rollout.value_target.flatten()
+        seen, target = self.seen_by_value(rollout.observation, rollout.elapsed), rollout.value_target.flatten()
         seen = seen.flatten(0, 1)
         if rollout.earlier is not None:
-            seen = torch.cat([seen, self.seen_by_value(rollout.earlier.observation, rollout.earlier.progress)])
+            seen = torch.cat([seen, self.seen_by_value(rollout.earlier.observation, rollout.earlier.elapsed)])
             target = torch.cat([target, rollout.earlier.value_target])
         parameters = list(self.value.parameters())
         losses: list[Tensor] = []
@@ -328,18 +327,18 @@ class TRPOModule(RLModule):
         loss: Tensor = (self.value(seen) - target).square().mean()
         return loss
 
-    def seen_by_value(self, observation: Tensor, progress: Tensor) -> Tensor:
-        """What the value function looks at: the observation, and how far the episode has come."""
-        if not self.value_sees_progress:
+    def seen_by_value(self, observation: Tensor, elapsed: Tensor) -> Tensor:
+        """What the value function looks at: the observation, and the share of the time limit that has passed."""
+        if not self.value_sees_time:
             return observation
-        return torch.cat([observation, (progress / progress.new_tensor([self.time_limit, 1])).to(observation)], dim=-1)
+        return torch.cat([observation, (elapsed / self.time_limit).to(observation).unsqueeze(-1)], dim=-1)
 
     def update_normalizers(self, rollout: Rollout) -> None:
         """Takes a rollout's observations into account where they are normalised: only now, after its last use."""
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(pooled(moments(rollout.observation)))
         if self.value.normalizer is not None:
-            seen = self.seen_by_value(rollout.observation, rollout.progress)
+            seen = self.seen_by_value(rollout.observation, rollout.elapsed)
             self.value.normalizer.update(pooled(moments(seen)))
 
     def count_unusable(self, reason: str | None) -> None:
@@ -426,10 +425,10 @@ class TRPOModule(RLModule):
         return self.policy.log_prob(distribution, action.to(self.device)).cpu()
 
     @torch.no_grad()
-    def value_of(self, observation: Tensor, progress: Tensor) -> Tensor:
+    def value_of(self, observation: Tensor, elapsed: Tensor) -> Tensor:
         """V(s)."""
-        observation, progress = observation.to(self.device, self.parameter_dtype), progress.to(self.device)
-        value: Tensor = self.value(self.seen_by_value(observation, progress))
+        observation, elapsed = observation.to(self.device, self.parameter_dtype), elapsed.to(self.device)
+        value: Tensor = self.value(self.seen_by_value(observation, elapsed))
         return value.cpu()
 
     # The experience.

@@ -67,11 +67,6 @@ class Collector:
         assert self._observation is not None, "open the environments first"
         return self._observation
 
-    @property
-    def progress(self) -> Array:
-        """``[num_envs, 2]``: steps and return of each episode in flight."""
-        return np.stack([self.lengths, self._returns], axis=-1).astype(np.float32)
-
     def open(self) -> Mask:
         """Makes the environments where they are closed, and brings the episodes in flight back.
 

@@ -2,6 +2,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +18,8 @@ class ValueSamples(NamedTuple):
 
     observation: Tensor
     """``[n, observation_size]``."""
-    progress: Tensor
-    """``[n, 2]``: steps and return since the episode's first observation."""
+    elapsed: Tensor
+    """``[n]``: steps since the episode's first observation."""
     value_target: Tensor
     """``[n]``."""
 
@@ -28,8 +29,8 @@ class Rollout(NamedTuple):
 
     observation: Tensor
     """``[steps, num_envs, observation_size]``."""
-    progress: Tensor
-    """``[steps, num_envs, 2]``: steps and return since the episode's first observation."""
+    elapsed: Tensor
+    """``[steps, num_envs]``: steps since the episode's first observation."""
     action: Tensor
     """``[steps, num_envs, action_size]``, as the policy sampled it."""
     log_prob: Tensor
@@ -62,7 +63,7 @@ class RolloutMemory:
         self, steps: int, num_envs: int, observation_size: int, action_size: int, action_dtype: torch.dtype
     ) -> None:
         self.observation = torch.zeros(steps, num_envs, observation_size)
-        self.progress = torch.zeros(steps, num_envs, 2)
+        self.elapsed = torch.zeros(steps, num_envs)
         self.next_observation = torch.zeros(steps, num_envs, observation_size)
         self.action = torch.zeros(steps, num_envs, action_size, dtype=action_dtype)
         self.reward = torch.zeros(steps, num_envs)
@@ -75,7 +76,7 @@ class RolloutMemory:
         self,
         step: int,
         observation: Array,
-        progress: Array,
+        elapsed: Array,
         action: Tensor,
         reward: Array,
         next_observation: Array,
@@ -85,7 +86,7 @@ class RolloutMemory:
         """Writes one step of all environments; `next_observation` is an ended episode's true last one."""
         rows = self._rows
         rows["observation"][step] = observation
-        rows["progress"][step] = progress
+        rows["elapsed"][step] = elapsed
         rows["action"][step] = action.numpy()
         rows["reward"][step] = reward
         rows["next_observation"][step] = next_observation
@@ -108,8 +109,8 @@ class Actor(Protocol):
         """Log π(a|s), ``[…]``."""
         ...
 
-    def value_of(self, observation: Tensor, progress: Tensor) -> Tensor:
-        """V(s), ``[…]``, after ``[…, 2]``, the episode's steps and return so far."""
+    def value_of(self, observation: Tensor, elapsed: Tensor) -> Tensor:
+        """V(s), ``[…]``, so many steps after the episode's first observation."""
         ...
 
 
@@ -201,8 +202,8 @@ class RolloutExperience:
 
     def _step(self, step: int) -> int:
         """Takes a step; how many were taken."""
-        observation, progress = self.collector.observation, self.collector.progress
-        noise = self._noise.draw(progress[:, 0] == 0, self._random[Purpose.EXPLORATION])
+        observation, elapsed = self.collector.observation, self.collector.lengths.astype(np.float32)
+        noise = self._noise.draw(elapsed == 0, self._random[Purpose.EXPLORATION])
         with single_thread():
             action = self._actor.explore(torch.from_numpy(observation), noise)
         try:
@@ -211,7 +212,7 @@ class RolloutExperience:
             self._cut(step, self.collector.recover(fault))
             return 0
         ended = taken.terminated | taken.truncated
-        self.memory.write(step, observation, progress, action, taken.reward, taken.observation, taken.terminated, ended)
+        self.memory.write(step, observation, elapsed, action, taken.reward, taken.observation, taken.terminated, ended)
         return 1
 
     def _cut(self, step: int, where: Mask) -> None:
@@ -223,23 +224,22 @@ class RolloutExperience:
 
     def _finish(self) -> Rollout:
         memory, actor = self.memory, self._actor
-        value = actor.value_of(memory.observation, memory.progress)
+        value = actor.value_of(memory.observation, memory.elapsed)
         # What a step led to is the next row's observation, but for an episode's last step and the last row.
         next_value, apart = value.roll(-1, dims=0), memory.ended.clone()
         apart[-1] = True
-        gained = torch.stack([torch.ones_like(memory.reward), memory.reward], dim=-1)
-        next_value[apart] = actor.value_of(memory.next_observation[apart], (memory.progress + gained)[apart])
+        next_value[apart] = actor.value_of(memory.next_observation[apart], memory.elapsed[apart] + 1)
         reward = memory.reward
         if self._return_scaler is not None:
             reward = self._return_scaler.scale(reward, memory.ended)
         advantage, value_target = self._estimate(reward, value, next_value, memory.terminated, memory.ended)
         samples = ValueSamples(
-            memory.observation.flatten(0, 1).clone(), memory.progress.flatten(0, 1).clone(), value_target.flatten()
+            memory.observation.flatten(0, 1).clone(), memory.elapsed.flatten().clone(), value_target.flatten()
         )
         earlier = [torch.cat(field) for field in zip(*self._earlier, strict=True)]
         rollout = Rollout(
             observation=memory.observation,
-            progress=memory.progress,
+            elapsed=memory.elapsed,
             action=memory.action,
             log_prob=actor.log_prob_of(memory.observation, memory.action),
             value=value,

@@ -64,7 +64,7 @@ WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch
         ),
         ("trpo", {}),
         ("trpo", {**WALKER, "noise_correlation": 0.5}),
-        ("trpo", {"squash_actions": True, "normalize_observations": "value", "value_sees_progress": True}),
+        ("trpo", {"squash_actions": True, "normalize_observations": "value", "value_sees_time": True}),
         ("trpo", {"env": "CartPole-v1", "value_target": "gae", "backend": "async"}),
         (
             "trpo",

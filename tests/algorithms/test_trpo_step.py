@@ -36,7 +36,7 @@ def random_rollout(module: TRPOModule) -> Rollout:
         log_prob = now.log_prob(action)
     return Rollout(
         observation=observation,
-        progress=torch.zeros(STEPS, ENVIRONMENTS, 2),
+        elapsed=torch.zeros(STEPS, ENVIRONMENTS),
         action=action.unsqueeze(-1) if module.action_space.shape == () else action,
         log_prob=log_prob,
         value=torch.randn(STEPS, ENVIRONMENTS).double(),

@@ -100,7 +100,7 @@ def test_the_value_function_is_fitted_to_the_last_rollouts(small_trpo: TRPO, qui
         if earlier:
             assert rollout.earlier is not None
             assert torch.equal(rollout.earlier.observation, torch.cat([observation for observation, _ in earlier]))
-            assert rollout.earlier.progress.shape == (*rollout.earlier.value_target.shape, 2)
+            assert rollout.earlier.elapsed.shape == rollout.earlier.value_target.shape
             assert torch.equal(rollout.earlier.value_target, torch.cat([target for _, target in earlier]))
         lived.append((rollout.observation.flatten(0, 1).clone(), rollout.value_target.flatten().clone()))
         assert rollout.order.shape == (2, 32)
@@ -191,44 +191,34 @@ def test_observations_are_normalised_where_it_was_asked_for(
             assert int(network.normalizer.count) == 320
 
 
-def test_the_value_function_sees_the_progress_and_the_policy_does_not(
-    small_trpo: TRPO, quiet_trainer: MakeTrainer
-) -> None:
-    module = small_trpo(value_sees_progress=True, value_rollouts=2, normalize_rewards=False)
+def test_the_value_function_sees_the_time_and_the_policy_does_not(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo(value_sees_time=True, value_rollouts=2)
     seen: list[torch.Tensor] = []
-    rewards: list[torch.Tensor] = []
     bootstrapped: list[torch.Tensor] = []
-    fit_value, value_of, estimate = module.fit_value, module.value_of, module.estimate
+    fit_value, value_of = module.fit_value, module.value_of
 
     def watch(rollout: Rollout, optimizer: Any) -> float:
-        seen.append(rollout.progress.clone())
+        seen.append(rollout.elapsed.clone())
         return fit_value(rollout, optimizer)
 
-    def watch_values(observation: torch.Tensor, progress: torch.Tensor) -> torch.Tensor:
-        if progress.dim() == 2:
-            bootstrapped.append(progress.clone())
-        return value_of(observation, progress)
+    def watch_values(observation: torch.Tensor, elapsed: torch.Tensor) -> torch.Tensor:
+        if elapsed.dim() == 1:
+            bootstrapped.append(elapsed.clone())
+        return value_of(observation, elapsed)
 
-    def watch_rewards(reward: torch.Tensor, *others: torch.Tensor) -> Any:
-        rewards.append(reward.clone())
-        return estimate(reward, *others)
-
-    module.fit_value, module.value_of, module.estimate = watch, watch_values, watch_rewards
+    module.fit_value, module.value_of = watch, watch_values
     quiet_trainer(max_epochs=1).fit(module)
-    steps, gained = torch.cat(seen).unbind(-1)  # of episodes of 30 steps
-    reward = torch.cat(rewards)
-    assert torch.equal(steps, (torch.arange(160) % 30).float().unsqueeze(-1).expand(-1, 2))
-    before = torch.stack([reward[now - now % 30 : now].sum(0) for now in range(160)])
-    torch.testing.assert_close(gained, before, rtol=1e-5, atol=1e-4)
+    elapsed = torch.cat(seen)  # of episodes of 30 steps
+    assert torch.equal(elapsed, (torch.arange(160) % 30).float().unsqueeze(-1).expand(-1, 2))
     # After an episode's last step 30 steps have passed; after a rollout's last one, what the next one begins with.
-    assert set(bootstrapped[0][:, 0].tolist()) == {16}
-    assert set(bootstrapped[1][:, 0].tolist()) == {2, 30}
-    torch.testing.assert_close(bootstrapped[0][:, 1], reward[:16].sum(0), rtol=1e-5, atol=1e-4)
-    observation, progress = torch.randn(5, 3), torch.tensor([[15.0, -3.0]]).expand(5, 2)
-    assert module.value.normalizer is not None
-    half = torch.cat([observation, torch.tensor([[0.5, -3.0]]).expand(5, 2)], dim=-1)
-    torch.testing.assert_close(module.value_of(observation, progress), module.value(half).detach())
-    assert not torch.equal(module.value_of(observation, progress), module.value_of(observation, 0 * progress))
+    ends = [set(each.tolist()) for each in bootstrapped]
+    assert ends[0] == {16}
+    assert ends[1] == {2, 30}
+    observation = torch.randn(5, 3)
+    early, late = (module.value_of(observation, torch.full((5,), passed)) for passed in (0.0, 30.0))
+    assert not torch.equal(early, late)
+    half = torch.cat([observation, torch.full((5, 1), 0.5)], dim=-1)
+    torch.testing.assert_close(module.value_of(observation, torch.full((5,), 15.0)), module.value(half).detach())
     assert module.policy(observation).shape == (5, 2)
 
 

@@ -216,7 +216,7 @@ def test_a_rollout_bootstraps_where_an_episode_was_given_up(small_trpo: Any, qui
     def watch(reward: torch.Tensor, value: Any, next_value: torch.Tensor, terminated: Any, ended: torch.Tensor) -> Any:
         rows = seen[-16:]
         after = torch.from_numpy(np.stack([row[3] for row in rows]))
-        torch.testing.assert_close(next_value, module.value_of(after, torch.zeros(16, 2, 2)), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(next_value, module.value_of(after, torch.zeros(16, 2)), rtol=1e-5, atol=1e-6)
         given_up = ended & (after[..., 0] < 30)
         assert not terminated[given_up].any()
         checked.append(int(given_up.sum()))
