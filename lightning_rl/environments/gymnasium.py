@@ -11,7 +11,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
 from lightning_rl.environments.arrays import Actions, Array, Mask
-from lightning_rl.environments.single import CheckedEnvironment, EnvironmentSpec
+from lightning_rl.environments.single import CheckedEnvironment, EnvironmentSpec, FaultyEnvironmentError
 from lightning_rl.environments.vector import EnvironmentLostError, Step
 
 
@@ -71,7 +71,8 @@ class GymnasiumEnvironments:
             return getattr(self._vector, f"{what}_wait")(timeout=self._timeout)
         except Exception as error:
             self._lost = True
-            reasons = self._reasons(error)
+            # Numbers that cannot be used are no accident of a process: they stop the run wherever they come from.
+            reasons = {} if isinstance(error, FaultyEnvironmentError) else self._reasons(error)
             if not reasons:
                 raise
             raise EnvironmentLostError(reasons, self.num_envs) from error
