@@ -1,9 +1,7 @@
 """Checkpoints on the disk: whole or not at all, and never more than data."""
 
 import os
-import resource
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from lightning_rl import SACModule
+from lightning_rl import SACModule, checkpoint_io
 from lightning_rl.checkpoint_io import WholeCheckpointIO, read_whole, write_whole
 
 SAC = Callable[..., SACModule]
@@ -26,13 +24,15 @@ class Payload:
 
 
 @pytest.fixture
-def disk_of(request: pytest.FixtureRequest) -> Iterator[Callable[[int], None]]:
-    """Lets no file grow beyond so many bytes, as a full disk would."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on a file takes its first bytes, and the next ones meet the device that is always full."""
+
+    def save(content: Any, file: Any) -> None:
+        file.write(b"the beginning")
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            full.write(b"the rest")
+
+    return lambda: monkeypatch.setattr(checkpoint_io.torch, "save", save)
 
 
 def numbers(value: float) -> dict[str, Any]:
@@ -63,6 +63,15 @@ def test_a_damaged_file_is_named_and_never_loaded(damage: str) -> None:
         read_whole(path)
 
 
+def test_an_error_inside_of_pytorch_is_told_as_the_disks() -> None:
+    write_whole(numbers(1.0), Path("a.ckpt"))
+    Path(".a.ckpt.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"a\.ckpt could not be written \(No space left on device\)"):
+        write_whole(numbers(2.0), Path("a.ckpt"))
+    assert (read_whole(Path("a.ckpt"))["x"] == 1).all()
+    assert os.listdir() == ["a.ckpt"]
+
+
 def test_a_missing_file_is_said_to_be_missing() -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint nowhere\.ckpt"):
         read_whole(Path("nowhere.ckpt"))
@@ -85,13 +94,13 @@ def test_a_pickled_payload_is_refused_and_never_runs(small_sac: SAC, quiet_train
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
-    small_sac: SAC, quiet_trainer: MakeTrainer, disk_of: Callable[[int], None]
+    small_sac: SAC, quiet_trainer: MakeTrainer, fill_the_disk: Callable[[], None]
 ) -> None:
     trainer = quiet_trainer(max_epochs=1, logger=False)
     trainer.fit(small_sac())
     last = Path("checkpoints/last.ckpt")
     before = last.read_bytes()
-    disk_of(10_000)
+    fill_the_disk()
     with pytest.raises(
         OSError, match=r"(best|last)\.ckpt could not be written .*; the one before.* is as it was\. Make room"
     ):
@@ -101,7 +110,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
 
 
 def test_a_full_disk_is_said_and_training_goes_on_where_that_was_asked_for(
-    small_sac: SAC, quiet_trainer: MakeTrainer, disk_of: Callable[[int], None]
+    small_sac: SAC, quiet_trainer: MakeTrainer, fill_the_disk: Callable[[], None]
 ) -> None:
     def run(epochs: int, checkpoint: Path | None = None) -> Trainer:
         seed_everything(0)
@@ -112,16 +121,16 @@ def test_a_full_disk_is_said_and_training_goes_on_where_that_was_asked_for(
     run(1)
     last = Path("checkpoints/last.ckpt")
     before = {path.name: path.read_bytes() for path in last.parent.iterdir()}
-    disk_of(10_000)
+    fill_the_disk()
     with pytest.warns(UserWarning, match=r"could not be written .* Training goes on"):
         assert run(3, last).global_step == 3 * 80 - 8
     assert {path.name: path.read_bytes() for path in last.parent.iterdir()} == before
 
 
-def test_no_checkpoint_goes_for_one_that_could_not_be_written(disk_of: Callable[[int], None]) -> None:
+def test_no_checkpoint_goes_for_one_that_could_not_be_written(fill_the_disk: Callable[[], None]) -> None:
     plugin = WholeCheckpointIO(on_failure="warn")
     plugin.save_checkpoint(numbers(1.0), "1.ckpt")
-    disk_of(10_000)
+    fill_the_disk()
     with pytest.warns(UserWarning, match="Training goes on"):
         plugin.save_checkpoint(numbers(2.0), "2.ckpt")
     plugin.remove_checkpoint("1.ckpt")  # as ModelCheckpoint does to keep one
