@@ -84,7 +84,7 @@ def main() -> None:
     os.environ["PYTHONWARNINGS"] = "ignore"
     seed_everything(0)
     with tempfile.TemporaryDirectory() as record:
-        per_item, chance = 64, 0.02
+        per_item, chance = 64, 0.002
         module = SACModule(
             env=Unreliable,
             env_kwargs={"record": record, "chance": chance},
@@ -143,9 +143,9 @@ def check(buffer: Any, lived: set[tuple[Any, ...]]) -> dict[str, int]:
             before, action = buffer.observation[row, env], float(buffer.action[row, env, 0])
             reward = float(buffer.reward[row, env])
             wrong += key(before.tolist(), action, reward, after.tolist()) not in lived
-            follows = after[2] == before[2] and after[0] == before[0] + 1
+            follows = bool(after[2] == before[2] and after[0] == before[0] + 1)
             terminated = bool(buffer.terminated[row, env])
-            broken += not follows or terminated != (after[0] == STEPS)
+            broken += not follows or terminated != bool(after[0] == STEPS)
             cut += ending >= 0 and not terminated
     return {"transitions": int(buffer.size), "not_lived": wrong, "not_connected": broken, "episodes_given_up": cut}
 
