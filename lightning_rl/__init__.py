@@ -1,8 +1,13 @@
 """Reinforcement learning the Lightning way."""
 
+import warnings
+
 from lightning_rl.algorithms import RLModule, SACModule, TRPOModule
 from lightning_rl.environments import EnvironmentSpec, FaultyEnvironmentError
 from lightning_rl.evaluation import Trajectory
+
+# Lightning asks PyTorch in a way that recent versions of it warn of, in every run.
+warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning, module="lightning")
 
 __version__ = "0.1.0"
 

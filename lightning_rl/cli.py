@@ -2,7 +2,8 @@ import argparse
 import re
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
+from rich.table import Table
 
 from lightning_rl.algorithms import RLModule
 from lightning_rl.callbacks import TrajectoryWriter
+from lightning_rl.curves import draw, read_curve
+from lightning_rl.export import export_policy, load_module, require_format
 from lightning_rl.loggers import share_folder
 
 TRAINER_DEFAULTS = {
@@ -21,6 +26,14 @@ TRAINER_DEFAULTS = {
         {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "."}},
         {"class_path": "lightning_rl.loggers.CSVLogger", "init_args": {"save_dir": "."}},
     ],
+}
+
+TEST_COLUMNS = {
+    "return": "mean return",
+    "return_std": "standard deviation",
+    "return_min": "lowest",
+    "return_max": "highest",
+    "length": "mean length",
 }
 
 
@@ -39,11 +52,33 @@ class ArgumentParser(LightningArgumentParser):
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
 
 
+class HelpfulParser(argparse.ArgumentParser):
+    """A parser of a command without a Trainer: an error of the command is told as one of its arguments."""
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Ends the command with a message, instead of a traceback, where an argument cannot be used."""
+        try:
+            yield
+        except (ValueError, ImportError, OSError) as error:
+            self.error(str(error))
+
+
 class RLCLI(LightningCLI):
     """LightningCLI with this package's modules, logging to TensorBoard and CSV in one folder a run."""
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would lay the checkpoint's hyperparameters over the user's (`checkpoint_settings`)."""
+
+    def after_test(self) -> None:
+        """Prints the test's statistics, a line of a table."""
+        if self.trainer.is_global_zero:
+            metrics = {name.removeprefix("test/"): float(v) for name, v in self.trainer.callback_metrics.items()}
+            table = Table(title=f"{self.model.environment.name}, {self.model.eval_episodes} test episodes")
+            for title in TEST_COLUMNS.values():
+                table.add_column(title, justify="right")
+            table.add_row(*(f"{metrics[name]:.1f}" for name in TEST_COLUMNS))
+            Console().print(table)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Sets up the run's folder, and somewhere for predictions to go."""
@@ -59,12 +94,45 @@ class RLCLI(LightningCLI):
 def main(args: list[str] | None = None) -> None:
     """The command ``lightning-rl``."""
     given = sys.argv[1:] if args is None else args
+    if given[:1] and given[0] in COMMANDS:
+        COMMANDS[given[0]](given[1:])
+        return
     if not given or given[0].startswith("-"):  # no subcommand
         run(given)
         return
     with tempfile.TemporaryDirectory() as folder:
         settings = checkpoint_settings(given, Path(folder))
-        run([*given[:1], *(settings or default_model(given[1:])), *given[1:]])
+        # Lightning's own table of a test has a row a metric, with twelve digits; `after_test` prints one that is read.
+        quiet = ["--verbose", "false"] if given[0] == "test" else []
+        run([*given[:1], *(settings or default_model(given[1:])), *quiet, *given[1:]])
+
+
+def export(args: list[str]) -> None:
+    """``lightning-rl export``."""
+    parser = HelpfulParser(prog="lightning-rl export", description="Writes a trained policy to a file of its own.")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="a checkpoint")
+    parser.add_argument("--output", type=Path, required=True, help="NAME.onnx, or NAME.pt2 for torch.export.load")
+    given = parser.parse_args(args)
+    with parser.errors():
+        require_format(given.output)
+        export_policy(load_module(given.ckpt_path), given.output)
+    print(f"The policy is in {given.output}")
+
+
+def plot(args: list[str]) -> None:
+    """``lightning-rl plot``."""
+    parser = HelpfulParser(prog="lightning-rl plot", description="Draws the learning curves of runs side by side.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, with curve.csv")
+    parser.add_argument("--x", choices=["steps", "minutes"], default="steps", help="what lies to the right")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="picture (.png, .svg or .pdf)")
+    given = parser.parse_args(args)
+    with parser.errors():
+        draw([read_curve(run) for run in given.runs], given.x).savefig(given.output)
+    print(f"The picture is in {given.output}")
+
+
+COMMANDS = {"export": export, "plot": plot}
+"""Those that need no Trainer."""
 
 
 def checkpoint_settings(args: list[str], folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_rl.algorithms.checkpoint import FORMAT, describe_spaces, require_compatible, require_same_run
@@ -41,7 +41,7 @@ from lightning_rl.environments import (
     spaces,
 )
 from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, play
-from lightning_rl.experience import Collector, EpochStream
+from lightning_rl.experience import Collector, Episode, EpochStream
 from lightning_rl.loggers import CSVLogger
 from lightning_rl.shards import read_shard, write_shard
 
@@ -137,6 +137,7 @@ class RLModule(LightningModule):
         self._loaded_steps: int | None = None  # of the checkpoint whose weights the module holds
         self._evaluation_environments: list[CheckedEnvironment] = []
         self.episode_statistics = EpisodeStatistics()
+        self.ended_episodes: Sequence[Episode] = ()  # the training episodes that this item reported
 
     # What an algorithm provides.
 
@@ -148,7 +149,7 @@ class RLModule(LightningModule):
         """Makes the experience of a run that begins."""
 
     @abstractmethod
-    def greedy_action(self, observation: Tensor) -> Tensor:
+    def greedy_policy(self) -> nn.Module:
         """``[n, observation_size]`` to the best actions known, ``[n, action_size]``, in the environment's units."""
 
     @abstractmethod
@@ -186,7 +187,8 @@ class RLModule(LightningModule):
     def _greedy(self, observation: Array) -> Actions:
         # Row by row, because a batched product may round a row differently in a batch of another size, and a
         # simulator amplifies the last bit: an episode shall not depend on how many others run beside it.
-        rows = [self.greedy_action(row) for row in self._observation_tensor(observation).split(1)]
+        policy = self.greedy_policy()
+        rows = [policy(row) for row in self._observation_tensor(observation).split(1)]
         return self._environment_actions(torch.cat(rows))
 
     def _sampled(self, observation: Array) -> Actions:
@@ -392,10 +394,14 @@ class RLModule(LightningModule):
             if isinstance(logger, CSVLogger):
                 logger.rewind(self.environment_steps)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Forgets the episodes that the item before reported."""
+        self.ended_episodes = ()
+
     def report(self, values: Mapping[str, float]) -> None:
         """Gives values to callbacks, progress bar and loggers, with the training episodes that ended meanwhile."""
         assert self.experience is not None
-        episodes = self.experience.collector.finished()
+        self.ended_episodes = episodes = self.experience.collector.finished()
         statistics = EpisodeStatistics(sync_on_compute=False)  # this rank's: another may have no episode to tell of
         if episodes:
             statistics.update([e.episode_return for e in episodes], [e.length for e in episodes])

@@ -342,10 +342,9 @@ class SACModule(RLModule):
 
     # Acting.
 
-    def greedy_action(self, observation: Tensor) -> Tensor:
-        """The mode of the averaged actor, if there is one, or of the actor, in the environment's units."""
-        action: Tensor = (self.averaged_actor or self.actor)(observation)
-        return action
+    def greedy_policy(self) -> nn.Module:
+        """The averaged actor, if there is one, or the actor: what they give is their mode."""
+        return self.averaged_actor or self.actor
 
     def sampled_action(self, observation: Tensor) -> Tensor:
         """An action sampled from the actor, in the environment's units."""

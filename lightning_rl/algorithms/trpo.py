@@ -22,7 +22,7 @@ from lightning_rl.experience.returns import generalized_advantages, monte_carlo_
 from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
 from lightning_rl.moments import ReturnScaler, moments, pooled
 from lightning_rl.networks import track
-from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, Policy
+from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, GreedyPolicy, Policy
 from lightning_rl.networks.value import ValueNetwork
 from lightning_rl.trust_region import (
     LineSearch,
@@ -397,10 +397,9 @@ class TRPOModule(RLModule):
 
     # Acting.
 
-    def greedy_action(self, observation: Tensor) -> Tensor:
-        """The mode of the averaged policy, if there is one, or of the policy, in the environment's units."""
-        policy = self.averaged_policy or self.policy
-        return policy.to_environment(policy.mode(policy(observation)))
+    def greedy_policy(self) -> nn.Module:
+        """The mode of the averaged policy, if there is one, or of the policy."""
+        return GreedyPolicy(self.averaged_policy or self.policy)
 
     def sampled_action(self, observation: Tensor) -> Tensor:
         """An action sampled from the policy, in the environment's units."""

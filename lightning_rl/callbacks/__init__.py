@@ -7,12 +7,15 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from lightning_rl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, ModelCheckpoint
+from lightning_rl.callbacks.curve import LearningCurve
 from lightning_rl.callbacks.horizon import GrowingHorizon
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
 from lightning_rl.callbacks.noise import FallingNoise
 from lightning_rl.callbacks.progress import RLProgressBar
 from lightning_rl.callbacks.ranks import SameWeights
+from lightning_rl.callbacks.summary import RunSummary
 from lightning_rl.callbacks.trajectories import TrajectoryWriter
+from lightning_rl.callbacks.video import VideoRecorder
 
 __all__ = [
     "BestCheckpoint",
@@ -21,16 +24,19 @@ __all__ = [
     "Interrupted",
     "Interruption",
     "LastCheckpoint",
+    "LearningCurve",
     "ModelCheckpoint",
     "RLProgressBar",
+    "RunSummary",
     "SameWeights",
     "TrajectoryWriter",
+    "VideoRecorder",
     "default_callbacks",
 ]
 
 
 def default_callbacks(trainer: Trainer) -> list[Callback]:
-    """What a bare ``Trainer()`` lacks: best and last checkpoint, interruption, progress.
+    """What a bare ``Trainer()`` lacks: best and last checkpoint, learning curve and summary, interruption, progress.
 
     Lightning's own defaults make room for them; whatever the user brought stays, and is not doubled.
     """
@@ -47,6 +53,8 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     if type(bar) is RichProgressBar and _settings(bar) == _settings(RichProgressBar()):
         present.remove(bar)
         added.append(RLProgressBar())
+    kinds = (LearningCurve, RunSummary)
+    added += [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in present)]
     if not any(isinstance(callback, Interruption) for callback in present):
         added.append(Interruption(saves=bool(checkpoints)))
     return added

@@ -1,11 +1,17 @@
 import time
+from datetime import timedelta
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import CustomBarColumn
+from rich.progress import ProgressColumn, TextColumn
+
+BAR_WIDTH = 8
 
 
 class RLProgressBar(RichProgressBar):
-    """Lightning's Rich progress bar with the recent return, environment steps and steps a second.
+    """Lightning's Rich progress bar with returns, environment steps, steps a second and the time left of the run.
 
     Args:
         refresh_rate: items between two refreshes; each costs time.
@@ -14,6 +20,20 @@ class RLProgressBar(RichProgressBar):
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self._began: tuple[float, int] | None = None
+        self._run_began: tuple[float, int] | None = None
+        self._best: float | None = None
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """The epoch and its bar, short, because a line of a terminal is; the rest is told by `get_metrics`."""
+        bar = CustomBarColumn(
+            bar_width=BAR_WIDTH, complete_style=self.theme.progress_bar, finished_style=self.theme.progress_bar_finished
+        )
+        return [TextColumn("[progress.description]{task.description}"), bar]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to take the run's time."""
+        super().on_train_start(trainer, pl_module)
+        self._run_began, self._best = None, None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to measure speed anew with each epoch, so that evaluations do not count."""
@@ -26,16 +46,33 @@ class RLProgressBar(RichProgressBar):
         """What stands to the right of the bar."""
         shown = dict(super().get_metrics(trainer, pl_module))
         shown.pop("v_num", None)
-        for title, metric in {"return": "train/return", "evaluation": "val/return"}.items():
-            if metric in trainer.callback_metrics:
-                shown[title] = f"{float(trainer.callback_metrics[metric]):.1f}"
+        metrics = trainer.callback_metrics
+        if "train/return" in metrics:
+            shown["return"] = f"{float(metrics['train/return']):.4g}"
+        if "val/return" in metrics:
+            evaluation = float(metrics["val/return"])
+            self._best = evaluation if self._best is None else max(self._best, evaluation)
+            shown["eval"] = f"{evaluation:.4g}"
+            shown["best"] = f"{self._best:.4g}"
         steps = getattr(pl_module, "environment_steps", None)
         if trainer.training and steps is not None:
-            now = time.monotonic()
-            if self._began is None:
-                self._began = (now, steps)
-            began, first = self._began
             shown["steps"] = f"{steps:,}"
-            if now > began + 0.1:
-                shown["steps/s"] = f"{(steps - first) / (now - began):,.0f}"
+            shown.update(self._speed(trainer, steps))
         return shown
+
+    def _speed(self, trainer: Trainer, steps: int) -> dict[str, str]:
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (now, steps)
+        if self._run_began is None:
+            self._run_began = (now, steps)
+        (began, first), (run_began, run_first) = self._began, self._run_began
+        told = {}
+        if now > began + 0.1:
+            told["steps/s"] = f"{(steps - first) / (now - began):,.0f}"
+        if trainer.max_epochs and trainer.max_epochs > 0 and steps > run_first:
+            module: Any = trainer.lightning_module
+            left = trainer.max_epochs * module.steps_per_epoch - steps
+            # Evaluations count here, which time left has to.
+            told["left"] = str(timedelta(seconds=round(left * (now - run_began) / (steps - run_first))))
+        return told

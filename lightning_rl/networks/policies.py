@@ -270,6 +270,22 @@ class CategoricalPolicy(Policy):
         return [logits.log_softmax(-1) for logits in self._components(parameters)]
 
 
+class GreedyPolicy(nn.Module):
+    """A policy's most probable actions.
+
+    Args:
+        policy: whose distributions are asked.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[…, observation_size]`` to actions in the environment's units, ``[…, action_size]``."""
+        return self.policy.to_environment(self.policy.mode(self.policy(observation)))
+
+
 def _scale_and_bias(low: Bound, high: Bound) -> tuple[Bound, Bound]:
     """Half the range and its middle; one and the number nearest to zero where a bound is infinite."""
     scale, bias = np.ones_like(low), np.clip(0.0, low, high)

@@ -249,7 +249,7 @@ def test_averaged_actor_is_evaluated_and_the_raw_one_explores(small_sac: SAC, qu
     module = small_sac(actor_averaging=0.01)
     quiet_trainer(max_epochs=1).fit(module)
     observation = torch.from_numpy(module.observation_space.sample())[None]
-    assert torch.equal(module.greedy_action(observation), module.averaged_actor(observation))
+    assert torch.equal(module.greedy_policy()(observation), module.averaged_actor(observation))
     assert not torch.equal(module.averaged_actor(observation), module.actor(observation))
     explored = module.environment_units(module.explore(observation, torch.zeros(1, 1)))
     assert torch.equal(torch.from_numpy(explored), module.actor(observation))

@@ -1,0 +1,131 @@
+"""A trained policy as one file that runs without this package."""
+
+import json
+import logging
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from torch import Tensor, nn
+
+from lightning_rl.algorithms import RLModule
+
+FORMATS = (".onnx", ".pt2")
+
+
+def load_module(checkpoint: Path) -> RLModule:
+    """The trained module, of whichever class, with the weights of a checkpoint; on the CPU.
+
+    Raises:
+        ValueError: no module of this package wrote the file.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    path = content.get("hyper_parameters", {}).get("_class_path", "")
+    algorithm = locate(path)
+    if not (isinstance(algorithm, type) and issubclass(algorithm, RLModule)):
+        raise ValueError(f"{checkpoint} is not a checkpoint of this package: it is of {path or 'no class'}.")
+    return algorithm.load_from_checkpoint(checkpoint, map_location="cpu")
+
+
+class DeployedPolicy(nn.Module):
+    """The greedy policy from observations to actions, both in the environment's own shapes, units and types.
+
+    Args:
+        module: a trained module.
+    """
+
+    def __init__(self, module: RLModule) -> None:
+        super().__init__()
+        self.policy = module.greedy_policy()
+        self.parameter_dtype = module.parameter_dtype
+        self.action_shape = module.action_space.shape or ()
+        self.action_dtype = torch.from_numpy(np.empty(0, module.action_space.dtype)).dtype
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[n, *observation_shape]`` to ``[n, *action_shape]``."""
+        action: Tensor = self.policy(observation.flatten(1).to(self.parameter_dtype))
+        return action.to(self.action_dtype).reshape(-1, *self.action_shape)
+
+
+def export_policy(module: RLModule, output: Path) -> None:
+    """Writes the greedy policy to a file.
+
+    The file takes float32 observations ``observation``, ``[n, *observation_shape]`` for any n, and gives ``action``,
+    ``[n, *action_shape]``, in the environment's units, as evaluation does. It carries what `metadata` tells: an ONNX
+    file as its model's properties, a ``torch.export`` archive as ``metadata.json``.
+
+    Args:
+        module: a trained module.
+        output: a path that ends in ``.onnx`` or ``.pt2``.
+
+    Raises:
+        ValueError: the path ends in something else.
+        ImportError: a package that ONNX files need is missing.
+    """
+    require_format(output)
+    policy = DeployedPolicy(module.cpu()).eval()
+    example = torch.zeros(2, *module.observation_space.shape)
+    batch = {"observation": {0: torch.export.Dim("batch")}}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # PyTorch warns of itself
+        program = torch.export.export(policy, (example,), dynamic_shapes=batch)
+        if output.suffix == ".pt2":
+            torch.export.save(program, output, extra_files={"metadata.json": json.dumps(metadata(module))})
+        else:
+            _save_onnx(program, metadata(module), output)
+
+
+def _save_onnx(program: torch.export.ExportedProgram, properties: dict[str, str], output: Path) -> None:
+    # It says of each torchvision operator that torchvision is not there.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    onnx = torch.onnx.export(program, input_names=["observation"], output_names=["action"], dynamo=True, verbose=False)
+    assert onnx is not None
+    onnx.model.metadata_props.update(properties)
+    onnx.save(output)
+
+
+def require_format(output: Path) -> None:
+    """Refuses a path that cannot be written to, before anything is loaded.
+
+    Raises:
+        ValueError: the path ends in neither format.
+        ImportError: a package that ONNX files need is missing.
+    """
+    if output.suffix not in FORMATS:
+        raise ValueError(f"output={str(output)!r}: a name that ends in {' or '.join(FORMATS)} was expected.")
+    if output.suffix == ".onnx":
+        try:
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"an ONNX file needs a package that is not installed ({error}): pip install 'lightning-rl[export]', or "
+                "choose a name that ends in .pt2."
+            ) from error
+
+
+def metadata(module: RLModule) -> dict[str, str]:
+    """What the file says of itself."""
+    return {
+        "algorithm": module.algorithm,
+        "environment": module.environment.name,
+        "observation_space": json.dumps(describe_space(module.observation_space)),
+        "action_space": json.dumps(describe_space(module.action_space)),
+        "environment_steps": str(module.environment_steps),
+        "lightning_rl": version("lightning-rl"),
+    }
+
+
+def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
+    """A space's kind, type and bounds, as values that JSON has; ``None`` where a bound is infinite."""
+    fields = {Box: ("shape", "low", "high"), Discrete: ("n", "start"), MultiDiscrete: ("nvec", "start")}[type(space)]
+    values = {name: np.asarray(getattr(space, name)) for name in fields}
+    unbounded = np.array(None, dtype=object)
+    finite = {name: np.where(np.isfinite(value), value, unbounded).tolist() for name, value in values.items()}
+    return {"space": type(space).__name__, "dtype": str(space.dtype), **finite}
