@@ -3,7 +3,7 @@
 import warnings
 
 from lightning_rl.algorithms import RLModule, SACModule, TRPOModule
-from lightning_rl.environments import EnvironmentSpec, FaultyEnvironmentError
+from lightning_rl.environments import EnvironmentSpec, FaultyEnvironmentError, check_environment
 from lightning_rl.evaluation import Trajectory
 
 # Lightning asks PyTorch in a way that recent versions of it warn of, in every run.
@@ -19,4 +19,5 @@ __all__ = [
     "TRPOModule",
     "Trajectory",
     "__version__",
+    "check_environment",
 ]

@@ -1,4 +1,5 @@
 import argparse
+import json
 import re
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from rich.table import Table
 from lightning_rl.algorithms import RLModule
 from lightning_rl.callbacks import TrajectoryWriter
 from lightning_rl.curves import draw, read_curve
+from lightning_rl.environments import check_environment
 from lightning_rl.export import export_policy, load_module, require_format
 from lightning_rl.loggers import share_folder
 
@@ -131,7 +133,21 @@ def plot(args: list[str]) -> None:
     print(f"The picture is in {given.output}")
 
 
-COMMANDS = {"export": export, "plot": plot}
+def check(args: list[str]) -> None:
+    """``lightning-rl check``."""
+    parser = HelpfulParser(prog="lightning-rl check", description="Tells what keeps an environment from being learned.")
+    parser.add_argument("env", help="an id registered with Gymnasium, or the import path of a callable that makes one")
+    parser.add_argument("--env_kwargs", type=json.loads, default={}, help='such as \'{"gravity": 9.0}\'')
+    parser.add_argument("--max_episode_steps", type=int, help="truncates episodes after so many steps")
+    given = parser.parse_args(args)
+    with parser.errors():
+        problems = check_environment(given.env, given.env_kwargs, given.max_episode_steps)
+    print("\n".join(problems) or f"{given.env} can be learned in, and its episodes can be repeated.")
+    if problems:
+        sys.exit(1)
+
+
+COMMANDS = {"check": check, "export": export, "plot": plot}
 """Those that need no Trainer."""
 
 

@@ -225,7 +225,7 @@ class SACModule(RLModule):
     def critic_gradients(self, batch: Transition, noise: Tensor) -> CriticGradients:
         """∇θ of Σᵢ mean (Qᵢ(s, a) − y)², with y = r + γ (1 − terminated) (minᵢ Qᵢ⁻(s', a') − α log π(a'|s')).
 
-        Haarnoja et al. 2018 (1812.05905), eq. 5–6, with the minimum of two target critics (its section 4.2). The next
+        Haarnoja et al. 2018 (1812.05905), eq. 5–6, with the minimum of two target critics. The next
         action a' comes from the current actor.
 
         Args:

@@ -1,4 +1,5 @@
 from lightning_rl.environments.arrays import Actions, Array, Mask
+from lightning_rl.environments.checker import check_environment
 from lightning_rl.environments.envpool import EnvPoolEnvironments, require_envpool
 from lightning_rl.environments.gymnasium import GymnasiumEnvironments
 from lightning_rl.environments.seeds import (
@@ -29,6 +30,7 @@ __all__ = [
     "Step",
     "TrainingSeeds",
     "VectorEnvironment",
+    "check_environment",
     "generator",
     "require_envpool",
     "spaces",
