@@ -4,29 +4,31 @@
 
 Best and last checkpoint are tested on the same 100 test episodes, none of which was trained or validated on; where a
 checkpoint holds an averaged actor or policy, the raw one is tested too. Written are `result.json`, `curve.csv`,
-`curve.png` and `policy.ckpt`, which `lightning-rl test --ckpt_path` takes.
+`curve.png`, `config.yaml` and `policy.ckpt`, which `lightning-rl test --ckpt_path` takes; with `--film` also
+`episode.gif`.
 """
 
 import argparse
-import csv
 import json
 import platform
+import shutil
+import tempfile
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
-import matplotlib
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 
 from lightning_rl import RLModule
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
+from lightning_rl.callbacks.video import record_episode
+from lightning_rl.environments import TEST_SEEDS
+from lightning_rl.export import load_module
 
 EPISODES = 100
+WIDTH, STRIDE = 360, 4  # of the film: pixels, and how many frames to one that is kept
 PACKAGES = ("torch", "lightning", "gymnasium", "numpy")
 WEIGHTS_ALONE = ("state_dict", "hyper_parameters", "hparams_name", "lightning_rl", "epoch", "global_step")
 
@@ -40,8 +42,8 @@ def tested(module: RLModule) -> dict[str, float]:
 
 def report(checkpoint: Path) -> dict[str, Any]:
     """The test of a checkpoint's policy, and of the raw one where its average is evaluated."""
-    algorithm = locate(torch.load(checkpoint, weights_only=True)["hyper_parameters"]["_class_path"])
-    module = algorithm.load_from_checkpoint(checkpoint, map_location="cpu", eval_episodes=EPISODES)
+    module = load_module(checkpoint)
+    module.eval_episodes = EPISODES
     result: dict[str, Any] = {"evaluated": tested(module)}
     for averaged, raw in (("averaged_actor", "raw_actor"), ("averaged_policy", "raw_policy")):
         if getattr(module, averaged, None) is not None:
@@ -58,32 +60,13 @@ def box2d() -> dict[str, str]:
     return {}
 
 
-def curve(metrics: Path) -> list[dict[str, str]]:
-    """The rows of the run's metrics that hold a return."""
-    wanted = ("step", "train/return", "val/return", "val/return_std", "val/length")
-    with metrics.open(newline="") as file:
-        rows = [{name: row.get(name, "") for name in wanted} for row in csv.DictReader(file)]
-    return [row for row in rows if row["val/return"] or row["train/return"]]
-
-
-def draw(rows: list[dict[str, str]], title: str, path: Path) -> None:
-    """The learning curve as a picture."""
-    figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
-    training = [(int(row["step"]), float(row["train/return"])) for row in rows if row["train/return"]]
-    axes.plot(*zip(*training, strict=True), color="0.7", linewidth=0.8, label="training episodes")
-    evaluated = [row for row in rows if row["val/return"]]
-    steps = [int(row["step"]) for row in evaluated]
-    means = [float(row["val/return"]) for row in evaluated]
-    spreads = [float(row["val/return_std"]) for row in evaluated]
-    low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-    axes.fill_between(steps, low, high, color="tab:blue", alpha=0.2, linewidth=0, label="± standard deviation")
-    axes.plot(steps, means, color="tab:blue", label="evaluation (greedy)")
-    axes.set(title=title, xlabel="environment steps", ylabel="return")
-    axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path)
+def film(checkpoint: Path, path: Path) -> None:
+    """The first test episode as a small moving picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        frames = record_episode(load_module(checkpoint), TEST_SEEDS[0], Path(folder) / "episode.mp4")
+    height = round(frames[0].shape[0] * WIDTH / frames[0].shape[1])
+    pictures = [Image.fromarray(each).resize((WIDTH, height)).quantize(32) for each in frames[::STRIDE]]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=20 * STRIDE, loop=0, optimize=True)
 
 
 def main() -> None:
@@ -91,11 +74,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run, with metrics.csv and checkpoints/")
     parser.add_argument("output", type=Path, help="folder of the result")
+    parser.add_argument("--film", action="store_true", help="also writes episode.gif")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     checkpoints = {name: arguments.run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")}
     best = torch.load(checkpoints["best"], map_location="cpu", weights_only=True)
-    rows = curve(arguments.run / "metrics.csv")
     result = {
         "environment": best["lightning_rl"]["environment"],
         "test_episodes": EPISODES,
@@ -104,15 +87,12 @@ def main() -> None:
         "versions": {name: version(name) for name in PACKAGES} | box2d(),
     }
     (arguments.output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    with (arguments.output / "curve.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    name = best["hyper_parameters"].get("_class_path", "").rpartition(".")[2].removesuffix("Module")
-    draw(rows, f"{name} on {result['environment']}", arguments.output / "curve.png")
-    (arguments.output / "config.yaml").write_bytes((arguments.run / "config.yaml").read_bytes())
+    for name in ("curve.csv", "curve.png", "config.yaml"):
+        shutil.copy(arguments.run / name, arguments.output / name)
     policy = {key: best[key] for key in (*WEIGHTS_ALONE, "pytorch-lightning_version") if key in best}
     torch.save(policy, arguments.output / "policy.ckpt")
+    if arguments.film:
+        film(arguments.output / "policy.ckpt", arguments.output / "episode.gif")
     print(json.dumps(result, indent=2))
 
 

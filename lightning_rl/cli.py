@@ -137,7 +137,7 @@ def check(args: list[str]) -> None:
     """``lightning-rl check``."""
     parser = HelpfulParser(prog="lightning-rl check", description="Tells what keeps an environment from being learned.")
     parser.add_argument("env", help="an id registered with Gymnasium, or the import path of a callable that makes one")
-    parser.add_argument("--env_kwargs", type=json.loads, default={}, help='such as \'{"gravity": 9.0}\'')
+    parser.add_argument("--env_kwargs", type=json.loads, default={}, help="such as '{\"gravity\": 9.0}'")
     parser.add_argument("--max_episode_steps", type=int, help="truncates episodes after so many steps")
     given = parser.parse_args(args)
     with parser.errors():

@@ -54,8 +54,8 @@ def check_environment(
     problems += _of_bounds(spec.name, observation_space, first)
     if not _same(first, anew):
         problems.append(
-            f"{spec.name}: two episodes with the same seed and the same actions differ, so that no run can be repeated: "
-            "call super().reset(seed=seed) in reset, and draw random numbers from self.np_random alone."
+            f"{spec.name}: two episodes with the same seed and the same actions differ, so that no run can be "
+            "repeated: call super().reset(seed=seed) in reset, and draw random numbers from self.np_random alone."
         )
     elif not _same(first, again):
         problems.append(
@@ -75,8 +75,8 @@ def _of_actions(name: str, space: Any) -> list[str]:
         ]
     if not space.is_bounded():
         return [
-            f"{name} has actions without bounds ({space}), in which TRPO learns and SAC does not: give the space finite "
-            "bounds, or wrap the environment in gymnasium.wrappers.RescaleAction."
+            f"{name} has actions without bounds ({space}), in which TRPO learns and SAC does not: give the space "
+            "finite bounds, or wrap the environment in gymnasium.wrappers.RescaleAction."
         ]
     return []
 
