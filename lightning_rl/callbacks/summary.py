@@ -3,7 +3,6 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 
@@ -23,13 +22,13 @@ class RunSummary(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prints the summary, below the progress bar."""
         if stage == "fit" and self._ended:
-            folder = trainer.log_dir  # asks all ranks
-            self._print(trainer, None if folder is None or not trainer.loggers else Path(folder))
+            folder, checkpoints = trainer.log_dir, checkpoint_folder(trainer)  # both ask all ranks
+            if trainer.is_global_zero:
+                pictures = _pictures(Path(folder)) if folder is not None and trainer.loggers else {}
+                self._print({**_best(trainer), **_checkpoints(trainer, checkpoints), **pictures})
             self._ended = False
 
-    @rank_zero_only
-    def _print(self, trainer: Trainer, folder: Path | None) -> None:
-        lines = {**_best(trainer), **_checkpoints(trainer), **({} if folder is None else _pictures(folder))}
+    def _print(self, lines: dict[str, str]) -> None:
         console = Console(highlight=False)
         for title, text in lines.items():  # a path or a command stays in one piece, to be copied
             console.print(f"[bold]{title:<16}[/bold] {escape(text)}", soft_wrap=True)
@@ -48,9 +47,9 @@ def _curves(trainer: Trainer) -> list[LearningCurve]:
     return [each for each in trainer.callbacks if isinstance(each, LearningCurve)]  # type: ignore[attr-defined]
 
 
-def _checkpoints(trainer: Trainer) -> dict[str, str]:
+def _checkpoints(trainer: Trainer, folder: Path) -> dict[str, str]:
     best = [each.best_model_path for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
-    kept = [*map(Path, best), checkpoint_folder(trainer) / "last.ckpt"]
+    kept = [*map(Path, best), folder / "last.ckpt"]
     paths = [path for path in kept if path.is_file()]
     if not paths:
         return {}
