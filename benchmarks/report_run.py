@@ -90,6 +90,7 @@ def main() -> None:
     for name in ("curve.csv", "curve.png", "config.yaml"):
         shutil.copy(arguments.run / name, arguments.output / name)
     policy = {key: best[key] for key in (*WEIGHTS_ALONE, "pytorch-lightning_version") if key in best}
+    policy["hyper_parameters"]["eval_episodes"] = EPISODES  # so that testing it gives the result's numbers
     torch.save(policy, arguments.output / "policy.ckpt")
     if arguments.film:
         film(arguments.output / "policy.ckpt", arguments.output / "episode.gif")
