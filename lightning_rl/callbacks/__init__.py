@@ -8,11 +8,10 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 
 from lightning_rl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, ModelCheckpoint
 from lightning_rl.callbacks.curve import LearningCurve
-from lightning_rl.callbacks.horizon import GrowingHorizon
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
-from lightning_rl.callbacks.noise import FallingNoise
 from lightning_rl.callbacks.progress import RLProgressBar
 from lightning_rl.callbacks.ranks import SameWeights
+from lightning_rl.callbacks.schedules import FallingNoise, GrowingHorizon, RisingCorrelation
 from lightning_rl.callbacks.summary import RunSummary
 from lightning_rl.callbacks.trajectories import TrajectoryWriter
 from lightning_rl.callbacks.video import VideoRecorder
@@ -27,6 +26,7 @@ __all__ = [
     "LearningCurve",
     "ModelCheckpoint",
     "RLProgressBar",
+    "RisingCorrelation",
     "RunSummary",
     "SameWeights",
     "TrajectoryWriter",

@@ -148,7 +148,7 @@ class RolloutExperience:
         self.collector = collector
         self.memory = memory
         self.steps_per_round = memory.reward.numel()
-        self._noise = noise
+        self.noise = noise
         self._actor = actor
         self._estimate = estimate
         self._epochs = epochs
@@ -173,7 +173,7 @@ class RolloutExperience:
         return {
             "collector": self.collector.state_dict(),
             "return_scaler": None if self._return_scaler is None else self._return_scaler.state_dict(),
-            "noise": self._noise.value.clone(),
+            "noise": self.noise.value.clone(),
             "earlier": [samples._asdict() for samples in self._earlier],
             "random": {purpose.name: random.get_state() for purpose, random in self._random.items()},
         }
@@ -187,7 +187,7 @@ class RolloutExperience:
         self.collector.load_state_dict(state["collector"])
         if self._return_scaler is not None and state["return_scaler"] is not None:
             self._return_scaler.load_state_dict(state["return_scaler"])
-        self._noise.value = state["noise"].clone()
+        self.noise.value = state["noise"].clone()
         self._earlier.clear()
         self._earlier.extend(ValueSamples(**samples) for samples in state["earlier"])
         for purpose, random in self._random.items():
@@ -203,7 +203,7 @@ class RolloutExperience:
     def _step(self, step: int) -> int:
         """Takes a step; how many were taken."""
         observation, elapsed = self.collector.observation, self.collector.lengths.astype(np.float32)
-        noise = self._noise.draw(elapsed == 0, self._random[Purpose.EXPLORATION])
+        noise = self.noise.draw(elapsed == 0, self._random[Purpose.EXPLORATION])
         with single_thread():
             action = self._actor.explore(torch.from_numpy(observation), noise)
         try:
