@@ -20,15 +20,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from PIL import Image
 
 from lightning_rl import RLModule
-from lightning_rl.callbacks.video import record_episode
+from lightning_rl.callbacks.video import gif, record_episode
 from lightning_rl.environments import TEST_SEEDS
 from lightning_rl.export import load_module
 
 EPISODES = 100
-WIDTH, STRIDE = 360, 4  # of the film: pixels, and how many frames to one that is kept
 PACKAGES = ("torch", "lightning", "gymnasium", "numpy")
 WEIGHTS_ALONE = ("state_dict", "hyper_parameters", "hparams_name", "lightning_rl", "epoch", "global_step")
 
@@ -64,15 +62,13 @@ def film(checkpoint: Path, path: Path) -> None:
     """The first test episode as a small moving picture."""
     with tempfile.TemporaryDirectory() as folder:
         frames = record_episode(load_module(checkpoint), TEST_SEEDS[0], Path(folder) / "episode.mp4")
-    height = round(frames[0].shape[0] * WIDTH / frames[0].shape[1])
-    pictures = [Image.fromarray(each).resize((WIDTH, height)).quantize(32) for each in frames[::STRIDE]]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=20 * STRIDE, loop=0, optimize=True)
+    path.write_bytes(gif(frames)[0])
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a run, with metrics.csv and checkpoints/")
+    parser.add_argument("run", type=Path, help="folder of a run of the command line, with curve.csv and checkpoints/")
     parser.add_argument("output", type=Path, help="folder of the result")
     parser.add_argument("--film", action="store_true", help="also writes episode.gif")
     arguments = parser.parse_args()

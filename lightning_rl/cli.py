@@ -62,7 +62,7 @@ class HelpfulParser(argparse.ArgumentParser):
         """Ends the command with a message, instead of a traceback, where an argument cannot be used."""
         try:
             yield
-        except (ValueError, ImportError, OSError) as error:
+        except (ValueError, TypeError, ImportError, OSError) as error:
             self.error(str(error))
 
 
@@ -198,6 +198,7 @@ def run(args: list[str]) -> None:
         RLModule,
         subclass_mode_model=True,
         parser_class=ArgumentParser,
+        parser_kwargs={"epilog": "Without a Trainer: check, export and plot; each has a --help of its own."},
         trainer_defaults=TRAINER_DEFAULTS,
         auto_configure_optimizers=False,
         seed_everything_default=0,

@@ -1,6 +1,7 @@
 """Learning curves: how a run's folder keeps them, and how they are drawn."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 FILE = "curve.csv"
+SETTINGS = "curve.yaml"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
 STYLE: Any = {
     "font.size": 11,
@@ -36,7 +38,7 @@ class Point(NamedTuple):
     minutes: float
     """Of training, evaluation included; not counted while the run was interrupted."""
     train_return: float
-    """Mean of the training episodes that ended in this epoch (on the first rank)."""
+    """Mean of the first rank's training episodes that were reported in this epoch, at the steps that are logged."""
     val_return: float
     """Mean of the greedy episodes of the evaluation."""
     val_return_std: float
@@ -69,15 +71,17 @@ class Curve(NamedTuple):
         return at[known], values[known]
 
 
-def write_points(folder: Path, points: Sequence[Point]) -> None:
-    """Writes the curve of a run's folder, whole at every moment."""
+def write_curve(folder: Path, curve: Curve) -> None:
+    """Writes the curve of a run's folder and the hyperparameters that belong to it."""
     temporary = folder / f"{FILE}.part"
     with temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS[name] for name in Point._fields)
-        for point in points:
+        for point in curve.points:
             writer.writerow("" if value != value else f"{value:.10g}" for value in point)  # NaN is left out
     temporary.replace(folder / FILE)
+    plain = json.loads(json.dumps(curve.settings, default=str))
+    (folder / SETTINGS).write_text(yaml.safe_dump(plain))
 
 
 def read_curve(run: Path) -> Curve:
@@ -91,6 +95,8 @@ def read_curve(run: Path) -> Curve:
         raise ValueError(f"{run} holds no {FILE}: give the folder of a run, such as lightning_logs/version_0.")
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    if not rows or "step" not in rows[0]:
+        raise ValueError(f"{path} is no learning curve: a column 'step' was expected.")
     points = []
     for row in rows:
         step, *measured = (float(row.get(column) or "nan") for column in COLUMNS.values())
@@ -99,24 +105,28 @@ def read_curve(run: Path) -> Curve:
 
 
 def _settings(run: Path) -> dict[str, Any]:
-    """The hyperparameters of a run's folder, from its logger's file or from the command line's."""
-    if (run / "hparams.yaml").is_file():
-        settings = yaml.safe_load((run / "hparams.yaml").read_text())
-    elif (run / "config.yaml").is_file():
-        model = yaml.safe_load((run / "config.yaml").read_text())["model"]
-        settings = {"_class_path": model["class_path"], **model["init_args"]}
-    else:
-        settings = {}
-    return settings or {}
+    """The hyperparameters of a run's folder; of an older one from the command line's configuration."""
+    if (run / SETTINGS).is_file():
+        return yaml.safe_load((run / SETTINGS).read_text()) or {}
+    if (run / "config.yaml").is_file():
+        model = yaml.safe_load((run / "config.yaml").read_text()).get("model") or {}
+        return {"_class_path": model.get("class_path", ""), **model.get("init_args", {})}
+    return {}
 
 
 def draw(curves: Sequence[Curve], x: Axis = "steps") -> Figure:
     """Draws runs side by side: those of one configuration as their mean and deviation, one run with its episodes'.
 
     Args:
-        curves: at least one, each with an evaluation.
+        curves: at least one.
         x: what lies to the right: environment steps or minutes.
+
+    Raises:
+        ValueError: a run has no evaluation, or no minutes.
     """
+    for curve in curves:
+        if not len(curve.measured("val_return", x)[0]):
+            raise ValueError(f"{curve.label}: a run has no evaluation over {x} to draw.")
     groups: list[list[Curve]] = []
     for curve in curves:
         same = next((group for group in groups if group[0].settings == curve.settings), None)
@@ -150,7 +160,8 @@ def _draw_run(axes: Axes, curve: Curve, x: Axis, colour: str, name: str, alone: 
     at, mean = curve.measured("val_return", x)
     spread = curve.measured("val_return_std", x)[1]
     axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(at, mean, color=colour, linewidth=1.8, label=f"{name} ± deviation of its episodes" if alone else name)
+    label = f"{name} ± deviation of its episodes" if alone else name
+    axes.plot(at, mean, color=colour, linewidth=1.8, marker="o" if len(at) == 1 else None, label=label)
 
 
 def _draw_group(axes: Axes, group: Sequence[Curve], x: Axis, colour: str, name: str) -> None:
@@ -165,11 +176,23 @@ def _draw_group(axes: Axes, group: Sequence[Curve], x: Axis, colour: str, name: 
 
 
 def _name(group: Sequence[Curve], groups: Sequence[Sequence[Curve]]) -> str:
-    """What tells one configuration from the others: its label, or the hyperparameters in which they differ."""
-    labels = [each[0].label for each in groups]
-    if len(set(labels)) == len(labels):
-        return group[0].label
-    settings = [each[0].settings for each in groups]
-    names = sorted(set().union(*settings) - {"_class_path", "env"})
-    differing = [name for name in names if any(each.get(name) != settings[0].get(name) for each in settings)]
-    return ", ".join(f"{name} {group[0].settings.get(name)}" for name in differing)
+    """What tells one configuration from the others: its label, and the hyperparameters in which those of one differ."""
+    label = group[0].label
+    alike = [_flat(each[0].settings) for each in groups if each[0].label == label]
+    own = _flat(group[0].settings)
+    names = sorted(set().union(*alike))
+    differing = [f"{name} {own.get(name)}" for name in names if any(each.get(name) != own.get(name) for each in alike)]
+    if not differing:
+        return label
+    return ", ".join(differing if len(alike) == len(groups) else [label, *differing])
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested hyperparameters by their whole names: an optimizer's ``lr`` is ``optimizer.lr``."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, prefix if name == "init_args" else f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 import warnings
+from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from pydoc import locate
@@ -15,6 +17,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor, nn
 
 from lightning_rl.algorithms import RLModule
+from lightning_rl.checkpoint_io import read_whole
 
 FORMATS = (".onnx", ".pt2")
 
@@ -23,10 +26,11 @@ def load_module(checkpoint: Path) -> RLModule:
     """The trained module, of whichever class, with the weights of a checkpoint; on the CPU.
 
     Raises:
-        ValueError: no module of this package wrote the file.
+        ValueError: no module of this package wrote the file, or it is torn.
+        FileNotFoundError: there is none.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    path = content.get("hyper_parameters", {}).get("_class_path", "")
+    content = read_whole(checkpoint)
+    path = content.get("hyper_parameters", {}).get("_class_path", "") if isinstance(content, dict) else ""
     algorithm = locate(path)
     if not (isinstance(algorithm, type) and issubclass(algorithm, RLModule)):
         raise ValueError(f"{checkpoint} is not a checkpoint of this package: it is of {path or 'no class'}.")
@@ -42,14 +46,15 @@ class DeployedPolicy(nn.Module):
 
     def __init__(self, module: RLModule) -> None:
         super().__init__()
-        self.policy = module.greedy_policy()
+        self.policy = deepcopy(module.greedy_policy())  # the module goes on as it is
+        self.observation_size = math.prod(module.observation_space.shape)
         self.parameter_dtype = module.parameter_dtype
         self.action_shape = module.action_space.shape or ()
         self.action_dtype = torch.from_numpy(np.empty(0, module.action_space.dtype)).dtype
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[n, *observation_shape]`` to ``[n, *action_shape]``."""
-        action: Tensor = self.policy(observation.flatten(1).to(self.parameter_dtype))
+        action: Tensor = self.policy(observation.reshape(-1, self.observation_size).to(self.parameter_dtype))
         return action.to(self.action_dtype).reshape(-1, *self.action_shape)
 
 
@@ -69,8 +74,8 @@ def export_policy(module: RLModule, output: Path) -> None:
         ImportError: a package that ONNX files need is missing.
     """
     require_format(output)
-    policy = DeployedPolicy(module.cpu()).eval()
-    example = torch.zeros(2, *module.observation_space.shape)
+    policy = DeployedPolicy(module).cpu().eval().requires_grad_(False)
+    example = torch.zeros(2, *module.observation_space.shape, dtype=torch.float32)
     batch = {"observation": {0: torch.export.Dim("batch")}}
     output.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), torch.no_grad():
@@ -124,7 +129,8 @@ def metadata(module: RLModule) -> dict[str, str]:
 
 def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
     """A space's kind, type and bounds, as values that JSON has; ``None`` where a bound is infinite."""
-    fields = {Box: ("shape", "low", "high"), Discrete: ("n", "start"), MultiDiscrete: ("nvec", "start")}[type(space)]
+    kinds = {Box: ("shape", "low", "high"), Discrete: ("n", "start"), MultiDiscrete: ("nvec", "start")}
+    fields = next(names for kind, names in kinds.items() if isinstance(space, kind))
     values = {name: np.asarray(getattr(space, name)) for name in fields}
     unbounded = np.array(None, dtype=object)
     finite = {name: np.where(np.isfinite(value), value, unbounded).tolist() for name, value in values.items()}

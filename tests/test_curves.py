@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from lightning_rl.cli import main
-from lightning_rl.curves import Curve, Point, draw, read_curve, write_points
+from lightning_rl.curves import Curve, Point, draw, read_curve, write_curve
 
 
 def points(returns: list[float], first: int = 100, minutes: float = 1.0) -> list[Point]:
@@ -20,9 +19,8 @@ def points(returns: list[float], first: int = 100, minutes: float = 1.0) -> list
 def a_run(name: str, returns: list[float], **settings: Any) -> Path:
     folder = Path(name)
     folder.mkdir()
-    write_points(folder, points(returns))
     hyperparameters = {"_class_path": "lightning_rl.algorithms.sac.SACModule", "env": "Pendulum-v1", **settings}
-    (folder / "hparams.yaml").write_text(yaml.safe_dump(hyperparameters))
+    write_curve(folder, Curve(points(returns), hyperparameters))
     return folder
 
 
@@ -65,6 +63,15 @@ def test_configurations_are_told_apart_by_what_differs() -> None:
     [axes] = draw(curves, "minutes").axes
     told = [text.get_text() for text in axes.get_legend().get_texts()]
     assert told == ["gamma 0.9, 2 runs: mean ± deviation", "gamma 0.99"]
+    adam = [{"class_path": "torch.optim.Adam", "init_args": {"lr": lr, "fused": True}} for lr in (1e-3, 1e-4)]
+    curves += [Curve(points([1.0, 2.0]), {**settings, "env": "Other-v0", "optimizer": each}) for each in adam]
+    told = [text.get_text() for text in draw(curves).axes[0].get_legend().get_texts()]
+    assert told[1:] == [
+        "SAC on Pendulum-v1, gamma 0.99",
+        "SAC on Other-v0, optimizer.lr 0.001",
+        "SAC on Other-v0, optimizer.lr 0.0001",
+    ]
+    del curves[3:]
     assert axes.get_title(loc="left") == "SAC on Pendulum-v1"
     assert axes.get_xlabel() == "minutes"
     others = [curves[0], Curve(points([1.0]), {"_class_path": "x.TRPOModule", "env": "Pendulum-v1"})]
@@ -77,6 +84,14 @@ def test_the_command_draws_a_picture(capsys: pytest.CaptureFixture[str]) -> None
     main(["plot", *runs, "--x", "minutes", "--output", "picture.png"])
     assert Path("picture.png").read_bytes().startswith(b"\x89PNG")
     assert "The picture is in picture.png" in capsys.readouterr().out
+
+
+def test_runs_without_what_is_drawn_are_told_of() -> None:
+    never = Curve([Point(100, 1.0, 2.0, math.nan, math.nan, math.nan)], {"_class_path": "x.SACModule", "env": "A-v0"})
+    with pytest.raises(ValueError, match="SAC on A-v0: a run has no evaluation over steps"):
+        draw([Curve(points([1.0]), {}), never])
+    with pytest.raises(ValueError, match="over minutes"):
+        draw([Curve([point._replace(minutes=math.nan) for point in points([1.0, 2.0])], {})], "minutes")
 
 
 def test_a_folder_without_a_curve_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:

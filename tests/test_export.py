@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -33,7 +34,7 @@ if path.endswith(".onnx"):
 else:
     files = {"metadata.json": ""}
     program = torch.export.load(path, extra_files=files).module()
-    policy = lambda observation: program(torch.from_numpy(observation)).detach().numpy()
+    policy = lambda observation: program(torch.from_numpy(observation)).numpy()
     metadata = json.loads(files["metadata.json"])
 environment = gymnasium.make(name, **json.loads(sys.argv[4]))
 observations, actions, returns = [], [], []
@@ -80,7 +81,9 @@ def test_sac(small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer, su
     module = small_sac(actor_averaging=0.1)
     quiet_trainer(max_epochs=2).fit(module)
     path = Path(f"exported/policy{suffix}")
+    module.train()
     export_policy(module, path)
+    assert module.averaged_actor.training  # exporting leaves the module as it is
     metadata = require_same_policy(module, path, "Pendulum-v1", max_episode_steps=30)
     assert (metadata["algorithm"], metadata["environment"]) == ("SAC", "Pendulum-v1")
     assert metadata["environment_steps"] == "320"
@@ -110,6 +113,28 @@ def test_discrete_actions(small_trpo: Callable[..., TRPOModule], quiet_trainer: 
     assert json.loads(metadata["observation_space"])["low"][1] is None  # a velocity, without a bound
 
 
+class Switches(gym.Env[Any, Any]):
+    """Two choices, seen as a number without a dimension."""
+
+    observation_space = gym.spaces.Box(-1, 1, ())
+    action_space = gym.spaces.MultiDiscrete([2, 3], start=[0, 1])
+
+
+def test_several_choices_and_a_number_without_a_dimension(suffix: str) -> None:
+    module = TRPOModule(env=Switches, max_episode_steps=5, hidden_sizes=(8,))
+    torch.nn.init.normal_(module.policy.network[-1].weight)  # else all choices are nearly equal
+    path = Path(f"policy{suffix}")
+    export_policy(module, path)
+    observations = np.linspace(-1, 1, 7, dtype=np.float32)
+    expected = module.act(observations)
+    assert len(np.unique(expected, axis=0)) > 1
+    if suffix == ".onnx":
+        [actions] = onnxruntime.InferenceSession(path).run(["action"], {"observation": observations})
+    else:
+        actions = torch.export.load(path).module()(torch.from_numpy(observations)).numpy()
+    assert actions.tolist() == expected.tolist()
+
+
 def test_from_the_command_line(
     small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,14 +152,18 @@ def test_from_the_command_line(
     ("output", "checkpoint", "said"),
     [
         ("policy.h5", "none.ckpt", "a name that ends in .onnx or .pt2 was expected"),
-        ("policy.pt2", "none.ckpt", "No such file"),
+        ("policy.pt2", "none.ckpt", "there is no checkpoint none.ckpt"),
         ("policy.pt2", "other.ckpt", "not a checkpoint of this package"),
+        ("policy.pt2", "tensor.ckpt", "not a checkpoint of this package"),
+        ("policy.pt2", "text.ckpt", "text.ckpt"),
     ],
 )
 def test_what_cannot_be_exported_is_told_of(
     output: str, checkpoint: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"state_dict": {}}, "other.ckpt")
+    torch.save(torch.zeros(3), "tensor.ckpt")
+    Path("text.ckpt").write_text("no checkpoint")
     with pytest.raises(SystemExit):
         main(["export", "--ckpt_path", checkpoint, "--output", output])
     assert said in capsys.readouterr().err

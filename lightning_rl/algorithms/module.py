@@ -420,7 +420,7 @@ class RLModule(LightningModule):
             logger.save()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Best and last checkpoint, interruption and progress, each where the user has not brought their own."""
+        """Checkpoints, learning curve, summary, interruption and progress, where the user has not brought their own."""
         return default_callbacks(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 
@@ -109,6 +110,17 @@ def checkpoint_folder(trainer: Trainer) -> Path:
         if isinstance(callback, lightning_callbacks.ModelCheckpoint) and callback.dirpath is not None:
             return Path(callback.dirpath)
     return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """Where this run's files are: its TensorBoard or CSV logger's folder, or else beside its checkpoints; if anywhere.
+
+    Every rank has to call it.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger | CSVLogger):
+            return Path(trainer.strategy.broadcast(logger.log_dir))
+    return checkpoint_folder(trainer).parent if trainer.loggers else None
 
 
 def warn_of_uncrossed(trainer: Trainer, updates_per_item: int) -> None:

@@ -8,9 +8,11 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from lightning_rl.curves import Curve, Point, draw, write_points
+from lightning_rl.callbacks.checkpoints import run_folder
+from lightning_rl.curves import Curve, Point, draw, write_curve
 
 
 class LearningCurve(Callback):
@@ -26,13 +28,24 @@ class LearningCurve(Callback):
         self._returns: list[float] = []  # of the training episodes of this epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to take the time."""
+        """Begins to take the time; another run begins another curve."""
+        module: Any = pl_module
+        if self.points and self.points[-1].step > module.environment_steps:
+            self.points, self._minutes, self._returns = [], 0.0, []
         self._since = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self._minutes, self._since = self._passed(), None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stops the clock."""
+        self._minutes, self._since = self._passed(), None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Takes the training episodes that ended."""
+        """Takes the training episodes that were reported."""
         self._returns += [episode.episode_return for episode in getattr(pl_module, "ended_episodes", ())]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,18 +77,21 @@ class LearningCurve(Callback):
         trained = sum(self._returns) / len(self._returns) if self._returns else math.nan
         self.points.append(Point(module.environment_steps, self._passed(), trained, *evaluated))
         self._returns = []
-        folder = trainer.log_dir  # asks all ranks
-        if folder is not None and trainer.loggers and trainer.is_global_zero:
-            self._draw(trainer, Curve(self.points, dict(module.hparams)), Path(folder))
+        folder = run_folder(trainer)
+        if folder is not None and trainer.is_global_zero:
+            try:
+                self._write(trainer, Curve(self.points, dict(module.hparams)), folder)
+            except OSError as error:  # a picture is no reason to end a run
+                rank_zero_warn(f"The learning curve could not be written to {folder} ({error}).")
 
-    def _draw(self, trainer: Trainer, curve: Curve, folder: Path) -> None:
+    def _write(self, trainer: Trainer, curve: Curve, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_points(folder, curve.points)
-        figure = draw([curve])
-        figure.savefig(folder / "curve.png")
+        write_curve(folder, curve)
+        if not len(curve.measured("val_return", "steps")[0]):
+            return  # nothing to draw yet
+        canvas: Any = FigureCanvasAgg(draw([curve]))
+        canvas.print_png(folder / "curve.png")
+        picture = np.asarray(canvas.buffer_rgba())[..., :3]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                canvas: Any = FigureCanvasAgg(figure)
-                canvas.draw()
-                picture = np.asarray(canvas.buffer_rgba())[..., :3]
                 logger.experiment.add_image("curve", picture, curve.points[-1].step, dataformats="HWC")

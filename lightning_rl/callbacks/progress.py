@@ -72,7 +72,8 @@ class RLProgressBar(RichProgressBar):
             told["steps/s"] = f"{(steps - first) / (now - began):,.0f}"
         if trainer.max_epochs and trainer.max_epochs > 0 and steps > run_first:
             module: Any = trainer.lightning_module
-            left = trainer.max_epochs * module.steps_per_epoch - steps
+            done_of_epoch = steps % module.steps_per_epoch
+            left = max(0, (trainer.max_epochs - trainer.current_epoch) * module.steps_per_epoch - done_of_epoch)
             # Evaluations count here, which time left has to.
             told["left"] = str(timedelta(seconds=round(left * (now - run_began) / (steps - run_first))))
         return told

@@ -1,4 +1,5 @@
 import os
+import shlex
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -6,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.markup import escape
 
-from lightning_rl.callbacks.checkpoints import checkpoint_folder
+from lightning_rl.callbacks.checkpoints import checkpoint_folder, run_folder
 from lightning_rl.callbacks.curve import LearningCurve
 
 
@@ -22,9 +23,9 @@ class RunSummary(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prints the summary, below the progress bar."""
         if stage == "fit" and self._ended:
-            folder, checkpoints = trainer.log_dir, checkpoint_folder(trainer)  # both ask all ranks
+            folder, checkpoints = run_folder(trainer), checkpoint_folder(trainer)  # both ask all ranks
             if trainer.is_global_zero:
-                pictures = _pictures(Path(folder)) if folder is not None and trainer.loggers else {}
+                pictures = {} if folder is None else _pictures(folder)
                 self._print({**_best(trainer), **_checkpoints(trainer, checkpoints), **pictures})
             self._ended = False
 
@@ -54,7 +55,7 @@ def _checkpoints(trainer: Trainer, folder: Path) -> dict[str, str]:
     if not paths:
         return {}
     names = ", ".join(_relative(path) for path in dict.fromkeys(paths))
-    watch = f"lightning-rl predict --ckpt_path {_relative(paths[0])} --trainer.callbacks+=VideoRecorder"
+    watch = f"lightning-rl predict --ckpt_path {shlex.quote(_relative(paths[0]))} --trainer.callbacks+=VideoRecorder"
     return {"checkpoints": names, "to watch it": watch}
 
 

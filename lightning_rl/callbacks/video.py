@@ -1,8 +1,10 @@
 import io
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,20 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import nn
 
+from lightning_rl.callbacks.checkpoints import run_folder
 from lightning_rl.environments import TEST_SEEDS, VALIDATION_SEEDS, EnvironmentSpec
 
 Frame = NDArray[np.uint8]
-GIF_STRIDE, GIF_WIDTH = 4, 300  # TensorBoard's copy: every so many frames, so many pixels wide
+GIF_STRIDE, GIF_WIDTH = 4, 360  # TensorBoard's copy: every so many frames, so many pixels wide
 
 
 class VideoRecorder(Callback):
     """Records greedy episodes as MP4 files, `videos/STEPS.mp4` in the run's folder, and for TensorBoard's images.
 
     In ``fit`` it records the first validation episode, after chosen epochs and at the end; in ``test`` and ``predict``
-    the first test episode. It needs no screen.
+    the first test episode. Gymnasium's own environments need no screen; MuJoCo's do without one by ``MUJOCO_GL=egl``.
 
     Args:
         every_n_epochs: epochs between two recordings.
@@ -84,7 +88,7 @@ class VideoRecorder(Callback):
 
     def _record(self, trainer: Trainer, module: Any, seeds: Sequence[int]) -> None:
         self._recorded = module.environment_steps
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "videos"  # asks all ranks
+        folder = (run_folder(trainer) or Path(trainer.default_root_dir)) / "videos"
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for index in range(self.episodes):
@@ -102,8 +106,9 @@ def rendered(environment: EnvironmentSpec) -> gym.Env[Any, Any]:
     Raises:
         ValueError: it has no render mode ``rgb_array``.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame's: no screen, no sound
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame's: there is no screen
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     spec = replace(environment, env_kwargs={**environment.env_kwargs, "render_mode": "rgb_array"})
     try:
         made = spec.make()
@@ -113,6 +118,7 @@ def rendered(environment: EnvironmentSpec) -> gym.Env[Any, Any]:
             "environment that it makes."
         ) from error
     if made.render_mode != "rgb_array":
+        made.close()
         raise ValueError(f"{environment.name} has render mode {made.render_mode!r}; 'rgb_array' was expected.")
     return made
 
@@ -127,28 +133,49 @@ def record_episode(module: Any, seed: int, path: Path) -> list[Frame]:
 
     Returns:
         Its pictures, ``[height, width, 3]``.
+
+    Raises:
+        ValueError: the environment renders no pictures.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         # RecordVideo warns of a folder that is there already.
         environment: Any = RecordVideo(rendered(module.environment), f"{folder}/new", episode_trigger=lambda _: True)
-        observation, _ = environment.reset(seed=seed)
-        ended = False
-        while not ended:
-            observation, _, terminated, truncated, _ = environment.step(module.act(observation))
-            ended = terminated or truncated
-        frames: list[Any] = environment.recorded_frames
-        environment.close()
+        with closing(environment), evaluating(module):
+            observation, _ = environment.reset(seed=seed)
+            ended = False
+            while not ended:
+                observation, _, terminated, truncated, _ = environment.step(module.act(observation))
+                ended = terminated or truncated
+            frames: list[Any] = environment.recorded_frames
         shutil.move(next(Path(folder, "new").glob("*.mp4")), path)
     return frames
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module as an evaluation has it, afterwards as it was."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+def gif(frames: Sequence[Frame]) -> tuple[bytes, int]:
+    """A small moving picture, and its height: GIF_WIDTH pixels wide, every GIF_STRIDE-th frame, as fast as life."""
+    height = round(frames[0].shape[0] * GIF_WIDTH / frames[0].shape[1])
+    pictures = [Image.fromarray(frame).resize((GIF_WIDTH, height)).quantize(32) for frame in frames[::GIF_STRIDE]]
+    file = io.BytesIO()
+    settings = {"save_all": True, "append_images": pictures[1:], "duration": 20 * GIF_STRIDE, "loop": 0}
+    pictures[0].save(file, format="GIF", optimize=True, **settings)
+    return file.getvalue(), height
+
+
 def _add_gif(logger: TensorBoardLogger, frames: Sequence[Frame], step: int) -> None:
     """Puts a small copy among TensorBoard's images (whose own add_video knows moviepy 1 alone)."""
-    height = round(frames[0].shape[0] * GIF_WIDTH / frames[0].shape[1])
-    first, *others = [Image.fromarray(frame).resize((GIF_WIDTH, height)) for frame in frames[::GIF_STRIDE]]
-    file = io.BytesIO()
-    first.save(file, format="GIF", save_all=True, append_images=others, duration=20 * GIF_STRIDE, loop=0)
-    image = Summary.Image(height=height, width=GIF_WIDTH, colorspace=3, encoded_image_string=file.getvalue())
+    content, height = gif(frames)
+    image = Summary.Image(height=height, width=GIF_WIDTH, colorspace=3, encoded_image_string=content)
     writer = logger.experiment._get_file_writer()
     writer.add_summary(Summary(value=[Summary.Value(tag="episode", image=image)]), step)

@@ -1,6 +1,7 @@
 """Whether an environment can be learned in, and what to change in it if not."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -31,27 +32,28 @@ def check_environment(
 
     Raises:
         ValueError: Gymnasium does not know the environment.
+        TypeError: what makes it takes no such arguments, or makes no environment.
         ImportError: a package that it needs is missing.
     """
     spec = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps)
     spec.make().close()  # what cannot be made is the caller's error
     try:
-        observation_space, action_space, _ = spaces(spec)
+        _, action_space, _ = spaces(spec)
     except (TypeError, ValueError) as error:
         return [str(error)]
     problems = _of_actions(spec.name, action_space)
     action_space.seed(0)
     actions = [action_space.sample() for _ in range(steps)]
-    try:
-        used, fresh = CheckedEnvironment(spec), CheckedEnvironment(spec)
-        first = _play(used, 0, actions)
-        _play(used, 1, actions)
-        again, anew = _play(used, 0, actions), _play(fresh, 0, actions)
-    except FaultyEnvironmentError as error:
-        return [*problems, str(error)]
-    used.close()
-    fresh.close()
-    problems += _of_bounds(spec.name, observation_space, first)
+    with closing(CheckedEnvironment(spec)) as used, closing(CheckedEnvironment(spec)) as fresh:
+        try:
+            first = _play(used, 0, actions)
+            _play(used, 1, actions)
+            again, anew = _play(used, 0, actions), _play(fresh, 0, actions)
+        except FaultyEnvironmentError as error:
+            return [*problems, str(error)]
+        except Exception as error:  # whatever it is, it would end a training run
+            return [*problems, f"{spec.name} raised {type(error).__name__} in a random episode: {error}"]
+        problems += _of_bounds(spec.name, used.observation_space, first)
     if not _same(first, anew):
         problems.append(
             f"{spec.name}: two episodes with the same seed and the same actions differ, so that no run can be "
@@ -75,15 +77,15 @@ def _of_actions(name: str, space: Any) -> list[str]:
         ]
     if not space.is_bounded():
         return [
-            f"{name} has actions without bounds ({space}), in which TRPO learns and SAC does not: give the space "
-            "finite bounds, or wrap the environment in gymnasium.wrappers.RescaleAction."
+            f"{name} has actions without bounds ({space}), in which TRPO learns and SAC does not: for "
+            "SAC give the space finite bounds, such as by gymnasium.wrappers.TransformAction."
         ]
     return []
 
 
-def _of_bounds(name: str, space: Box, episode: Episode) -> list[str]:
+def _of_bounds(name: str, space: Any, episode: Episode) -> list[str]:
     observations = np.stack(episode[0])
-    low, high = (bound.reshape(-1).astype(np.float32) for bound in (space.low, space.high))
+    low, high = space.low, space.high
     outside = np.argwhere((observations < low) | (observations > high))
     if not len(outside):
         return []

@@ -1,13 +1,16 @@
 import csv
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_rl import SACModule
+from lightning_rl.callbacks import BestCheckpoint, LastCheckpoint, LearningCurve
 from lightning_rl.curves import read_curve
 from lightning_rl.experience import Collector, Episode
 
@@ -32,7 +35,10 @@ def test_a_bare_run_leaves_its_curve_in_its_folder_and_in_tensorboard(
     assert sum(map(len, returns.values())) == 480 // 30
     folder = Path(trainer.log_dir)
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
-    points = read_curve(folder).points
+    curve = read_curve(folder)
+    assert curve.label == "SAC on Pendulum-v1"
+    assert curve.settings["gamma"] == 0.98
+    points = curve.points
     assert [point.step for point in points] == [160, 320, 480]
     assert [point.train_return for point in points] == pytest.approx(
         [sum(each) / len(each) for each in returns.values()], rel=1e-6
@@ -72,3 +78,47 @@ def test_an_epoch_without_evaluation_is_a_point_too(small_sac: SAC, quiet_traine
 def test_without_loggers_nothing_is_written(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
     quiet_trainer(max_epochs=1, logger=False, enable_checkpointing=False).fit(small_sac())
     assert list(Path().iterdir()) == []
+
+
+def test_the_clock_stands_still_between_runs(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    curve = LearningCurve()
+    trainer = quiet_trainer(max_epochs=1, callbacks=[curve])
+    trainer.fit(small_sac())
+    first = curve.state_dict()["minutes"]
+    time.sleep(0.2)
+    assert curve.state_dict()["minutes"] == first >= curve.points[-1].minutes
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(trainer.lightning_module)
+    assert len(curve.points) == 2
+    assert curve.points[1].minutes > first
+
+
+def test_another_run_begins_another_curve(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    curve = LearningCurve()
+    quiet_trainer(max_epochs=2, callbacks=[curve]).fit(small_sac())
+    quiet_trainer(max_epochs=1, callbacks=[curve]).fit(small_sac())
+    assert [point.step for point in curve.points] == [160]
+
+
+def test_a_full_disk_costs_the_picture_and_not_the_run(
+    small_sac: SAC, quiet_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("lightning_rl.callbacks.curve.write_curve", full)
+    module = small_sac()
+    with pytest.warns(UserWarning, match=r"could not be written .*No space left"):
+        quiet_trainer(max_epochs=1).fit(module)
+    assert module.environment_steps == 160
+
+
+def test_loggers_without_a_folder_leave_the_curve_beside_the_checkpoints(
+    small_sac: SAC, quiet_trainer: MakeTrainer
+) -> None:
+    class Remote(DummyLogger):
+        save_dir = None
+
+    quiet_trainer(max_epochs=1, logger=Remote(), callbacks=[BestCheckpoint(), LastCheckpoint()]).fit(small_sac())
+    [checkpoint] = Path().rglob("best.ckpt")
+    assert (checkpoint.parent.parent / "curve.png").is_file()

@@ -30,6 +30,8 @@ class Walk(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> Any:
         random = np.random.default_rng() if self.fault == "unseeded" else self.np_random
+        if self.fault == "broken":
+            _ = 1 / 0
         self.x = self.x + 0.01 * random.normal(size=2)
         observation = self.x.astype(np.float32) + (1000 if self.fault == "outside" else 0)
         reward = np.nan if self.fault == "nan" else 1.0
@@ -52,6 +54,7 @@ def test_a_sound_environment_has_no_problems() -> None:
         ("tuple", "SAC learns in Box of real numbers"),
         ("outside", "outside its space's bounds -100.0 to 100.0"),
         ("nan", "returned the reward nan"),
+        ("broken", "raised ZeroDivisionError in a random episode"),
         ("unseeded", "draw random numbers from self.np_random alone"),
         ("forgetful", "let reset set everything that step changes"),
     ],
