@@ -1,10 +1,8 @@
 import argparse
-import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,7 @@ from rich.table import Table
 
 from lightning_rl.algorithms import RLModule
 from lightning_rl.callbacks import TrajectoryWriter
-from lightning_rl.curves import draw, read_curve
-from lightning_rl.environments import check_environment
-from lightning_rl.export import export_policy, load_module, require_format
+from lightning_rl.commands import COMMANDS
 from lightning_rl.loggers import share_folder
 
 TRAINER_DEFAULTS = {
@@ -52,18 +48,6 @@ class ArgumentParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
-
-
-class HelpfulParser(argparse.ArgumentParser):
-    """A parser of a command without a Trainer: an error of the command is told as one of its arguments."""
-
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Ends the command with a message, instead of a traceback, where an argument cannot be used."""
-        try:
-            yield
-        except (ValueError, TypeError, ImportError, OSError) as error:
-            self.error(str(error))
 
 
 class RLCLI(LightningCLI):
@@ -107,48 +91,6 @@ def main(args: list[str] | None = None) -> None:
         # Lightning's own table of a test has a row a metric, with twelve digits; `after_test` prints one that is read.
         quiet = ["--verbose", "false"] if given[0] == "test" else []
         run([*given[:1], *(settings or default_model(given[1:])), *quiet, *given[1:]])
-
-
-def export(args: list[str]) -> None:
-    """``lightning-rl export``."""
-    parser = HelpfulParser(prog="lightning-rl export", description="Writes a trained policy to a file of its own.")
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="a checkpoint")
-    parser.add_argument("--output", type=Path, required=True, help="NAME.onnx, or NAME.pt2 for torch.export.load")
-    given = parser.parse_args(args)
-    with parser.errors():
-        require_format(given.output)
-        export_policy(load_module(given.ckpt_path), given.output)
-    print(f"The policy is in {given.output}")
-
-
-def plot(args: list[str]) -> None:
-    """``lightning-rl plot``."""
-    parser = HelpfulParser(prog="lightning-rl plot", description="Draws the learning curves of runs side by side.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, with curve.csv")
-    parser.add_argument("--x", choices=["steps", "minutes"], default="steps", help="what lies to the right")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="picture (.png, .svg or .pdf)")
-    given = parser.parse_args(args)
-    with parser.errors():
-        draw([read_curve(run) for run in given.runs], given.x).savefig(given.output)
-    print(f"The picture is in {given.output}")
-
-
-def check(args: list[str]) -> None:
-    """``lightning-rl check``."""
-    parser = HelpfulParser(prog="lightning-rl check", description="Tells what keeps an environment from being learned.")
-    parser.add_argument("env", help="an id registered with Gymnasium, or the import path of a callable that makes one")
-    parser.add_argument("--env_kwargs", type=json.loads, default={}, help="such as '{\"gravity\": 9.0}'")
-    parser.add_argument("--max_episode_steps", type=int, help="truncates episodes after so many steps")
-    given = parser.parse_args(args)
-    with parser.errors():
-        problems = check_environment(given.env, given.env_kwargs, given.max_episode_steps)
-    print("\n".join(problems) or f"{given.env} can be learned in, and its episodes can be repeated.")
-    if problems:
-        sys.exit(1)
-
-
-COMMANDS = {"check": check, "export": export, "plot": plot}
-"""Those that need no Trainer."""
 
 
 def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
