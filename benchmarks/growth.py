@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from contest import Contest, Training, Work, machine, markdown, save
+from contest import Contest, Work, machine, markdown, save
+from lightning.pytorch import Callback, Trainer
 
 BATCHES, BATCH = 8, 256
 COLLECTED = 1_024  # environment steps of one piece of work
@@ -62,36 +63,55 @@ def sampling(transitions: int) -> Work:
     return work
 
 
-def long_run() -> Training:
-    """A training with few updates, whose amounts are 10,000 environment steps."""
-    from lightning_rl import SACModule
-
-    module = SACModule(
-        backend="envpool",
-        num_envs=50,
-        train_freq=10_000,
-        gradient_steps=10,
-        buffer_size=500_000,
-        steps_per_epoch=100_000_000,
-    )
-    return Training(module, log_every_n_steps=1)
-
-
 def resident_mebibytes() -> float:
     """Of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+class Resident(Callback):
+    """Reads the resident set after every so many environment steps."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Reads before the first."""
+        self.rows.append({"steps": 0, "resident_MiB": round(resident_mebibytes(), 1)})
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Reads."""
+        steps = pl_module.environment_steps
+        if steps % self.every == 0:
+            self.rows.append({"steps": steps, "resident_MiB": round(resident_mebibytes(), 1)})
+
+
 def memory(steps: int, every: int) -> list[dict[str, float]]:
-    """The resident set after every so many of a run's environment steps."""
-    work = long_run()
-    before = resident_mebibytes()
-    rows = [{"steps": 0, "resident_MiB": round(before, 1)}]
-    for done in range(every, steps + 1, every):
-        work(every // 10_000)
-        rows.append({"steps": done, "resident_MiB": round(resident_mebibytes(), 1)})
-    return rows
+    """The resident set of a training with few updates, 10,000 environment steps an item."""
+    from lightning_rl import SACModule
+
+    resident = Resident(every)
+    module = SACModule(
+        backend="envpool",
+        num_envs=50,
+        train_freq=10_000,
+        gradient_steps=10,
+        buffer_size=500_000,
+        steps_per_epoch=steps,
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        callbacks=[resident],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(module)
+    return resident.rows
 
 
 def medians(contestants: dict[str, Any], arguments: argparse.Namespace, amount: float) -> dict[str, float]:
