@@ -66,13 +66,15 @@ def test_python_blocks_run(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_run(page: Path) -> None:
-    Path("configs").symlink_to(ROOT / "configs")
-    Path("results").symlink_to(ROOT / "results")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     short = [f"--trainer.{name}={value}" for name, value in SHORT.items()]
-    for block in blocks(page):
+    for index, block in enumerate(blocks(page)):
         if block.language != "bash":
             continue
+        folder = Path(str(index))  # of the block's own: its first run is version_0
+        folder.mkdir()
+        for name in ("configs", "results"):
+            (folder / name).symlink_to(ROOT / name)
         for words in commands(block.text):
             if words[0] in ELSEWHERE:
                 continue
@@ -82,7 +84,7 @@ def test_commands_run(page: Path) -> None:
             if words[1] == "fit" and "trpo" not in " ".join(words):
                 more.append("--model.learning_starts=32")
             command = [sys.executable, "-m", "lightning_rl", *words[1:], *more]
-            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
             assert done.returncode == 0, f"{words}\n{done.stderr[-3000:]}"
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from lightning_rl import SACModule
-from lightning_rl.callbacks import Interrupted, RLProgressBar
+from lightning_rl.callbacks import Interrupted, LearningCurve, RLProgressBar
 from lightning_rl.loggers import CSVLogger
 
 SAC = Callable[..., SACModule]
@@ -85,7 +85,10 @@ def test_the_bar_shows_return_steps_and_speed_and_a_users_own_bar_stays(
     assert isinstance(trainer.progress_bar_callback, RLProgressBar)
     assert shown[-1]["steps"] == "320"
     assert float(shown[-1]["return"]) == pytest.approx(float(trainer.callback_metrics["train/return"]), abs=0.06)
-    assert "evaluation" in shown[-1]
+    [curve] = [each for each in trainer.callbacks if isinstance(each, LearningCurve)]
+    assert float(shown[-1]["eval"]) == pytest.approx(curve.points[0].val_return, rel=1e-3)  # the second is to come
+    assert shown[-1]["best"] == shown[-1]["eval"]
+    assert shown[-1]["left"] == "0:00:00"
     mine = RichProgressBar(theme=RichProgressBarTheme(progress_bar="green"))
     other = quiet_trainer(max_epochs=1, callbacks=[mine], enable_progress_bar=True)
     other.fit(small_sac())
