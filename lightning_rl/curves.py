@@ -47,7 +47,7 @@ class Point(NamedTuple):
     """Their mean length, in steps."""
 
 
-COLUMNS = {name: name.replace("_", "/", 1) if "_" in name else name for name in Point._fields}
+COLUMNS = {name: name.replace("_", "/", 1) for name in Point._fields}  # as the metrics are called
 
 
 class Curve(NamedTuple):

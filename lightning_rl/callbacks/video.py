@@ -65,7 +65,8 @@ class VideoRecorder(Callback):
             raise ImportError(
                 "VideoRecorder needs moviepy, which is not installed: pip install 'lightning-rl[video]'."
             ) from error
-        rendered(pl_module.environment).close()  # type: ignore[arg-type]
+        module: Any = pl_module
+        rendered(module.environment).close()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records after a chosen epoch."""
