@@ -149,7 +149,7 @@ class Training(Callback):
         if self.bare:
             for amount in self.turns:
                 for index in range(amount * self.items):
-                    pl_module.training_step(pl_module.experience.round(), index)
+                    pl_module.training_step(pl_module.next_item(), index)
         self.left = self.items * next(self.turns, 0)
         trainer.should_stop = self.left == 0
 

@@ -38,7 +38,8 @@ def collecting(backend: str, num_envs: int) -> Work:
 
     def work(rounds: int) -> None:
         for _ in range(rounds):
-            experience.round()
+            experience.interact()
+            experience.draw()
 
     return work
 

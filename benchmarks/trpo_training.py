@@ -60,7 +60,8 @@ def collecting() -> Work:
 
     def work(rollouts: int) -> None:
         for _ in range(rollouts):
-            experience.round()
+            experience.interact()
+            experience.draw()
 
     return work
 

@@ -2,9 +2,10 @@
 
     python benchmarks/two_hosts.py results/two-hosts.json
 
-The agents stand for two machines that share a disk; they meet on loopback. Told are the seconds from the kill until the
-other agent gave up and until every worker was gone, what the survivor said, and whether the restarted run ended, to the
-bit, like one that went on from the same checkpoint without being disturbed.
+The agents stand for two machines that share a disk; they meet on loopback. Without restarts the other agent gives the
+run up: told are the seconds from the kill until then and until every worker was gone, and what it said. With
+``--max-restarts`` it waits for another machine in the lost one's place, and the run goes on from ``last.ckpt``. Both
+times: whether the run ended, to the bit, like one that went on from the same checkpoint without being disturbed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -64,28 +66,58 @@ def work(algorithm: str, epochs: int, checkpoint: str | None) -> None:
     )
 
 
-def agents(folder: Path, algorithm: str, epochs: int, checkpoint: str | None = None) -> list[subprocess.Popen[str]]:
-    """Two torchrun agents of one rank each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for host in range(2):
+@dataclass
+class Run:
+    """A run of two agents of one rank each."""
+
+    folder: Path
+    algorithm: str
+    epochs: int
+    restarts: int = 0
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+
+    def agent(self, host: int) -> subprocess.Popen[str]:
+        """Starts an agent; the first host keeps the store in which they meet."""
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-        command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=run", "--max-restarts=0"]
-        command += [f"--rdzv-conf=is_host={1 - host}", __file__, "-", "--work", algorithm, "--epochs", str(epochs)]
-        command += ["--checkpoint", checkpoint] if checkpoint else []
-        log = (folder / f"agent-{host}.log").open("w")
+        command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{self._port}", "--rdzv-id=run"]
+        command += [f"--max-restarts={self.restarts}", f"--rdzv-conf=is_host={int(host == 0)}"]
+        command += [__file__, "-", "--work", self.algorithm, "--epochs", str(self.epochs)]
+        command += ["--checkpoint", self.checkpoint] if self.checkpoint else []
+        log = (self.folder / f"agent-{host}.log").open("a")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        started.append(subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, text=True, env=environment))
-    return started
+        # PyTorch's agents otherwise tell a late comer nothing of the workers' store, for which it waits for ever.
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+        return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, text=True, env=environment)
 
+    def end(self, started: list[subprocess.Popen[str]] | None = None) -> list[dict[str, Any]]:
+        """Waits for both agents, which it starts where there are none; what each rank ended with."""
+        if any(agent.wait(timeout=600) for agent in started or [self.agent(0), self.agent(1)]):
+            raise RuntimeError((self.folder / "agent-0.log").read_text()[-3000:])
+        return [json.loads((self.folder / f"end-{rank}.json").read_text()) for rank in range(2)]
 
-def finish(started: list[subprocess.Popen[str]], folder: Path) -> list[dict[str, Any]]:
-    """Waits for both agents; what each rank ended with."""
-    if any(agent.wait(timeout=600) for agent in started):
-        raise RuntimeError((folder / "agent-0.log").read_text()[-3000:])
-    return [json.loads((folder / f"end-{rank}.json").read_text()) for rank in range(2)]
+    def kill_one(self) -> tuple[subprocess.Popen[str], float, float]:
+        """Starts both, and kills the second agent some time after the first checkpoint.
+
+        Returns:
+            The first agent; when the other one was killed; and the seconds until all workers were gone.
+        """
+        first, second = self.agent(0), self.agent(1)
+        while not (self.folder / CHECKPOINT).exists():
+            time.sleep(0.05)
+            if first.poll() is not None:
+                raise RuntimeError((self.folder / "agent-0.log").read_text()[-3000:])
+        time.sleep(2)
+        workers = [int((self.folder / f"worker-{rank}.pid").read_text()) for rank in range(2)]
+        second.send_signal(signal.SIGKILL)
+        killed = time.perf_counter()
+        while any(alive(pid) for pid in workers):
+            time.sleep(0.05)
+        return first, killed, time.perf_counter() - killed
 
 
 def alive(pid: int) -> bool:
@@ -96,29 +128,17 @@ def alive(pid: int) -> bool:
         return False
 
 
-def disturb(algorithm: str, epochs: int) -> dict[str, Any]:
-    """The whole story of one algorithm."""
+def given_up(algorithm: str, epochs: int) -> dict[str, Any]:
+    """Without restarts: the run fails, and both agents are started again."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        first, second = agents(folder, algorithm, epochs)
-        while not (folder / CHECKPOINT).exists():
-            time.sleep(0.05)
-            if first.poll() is not None:
-                raise RuntimeError((folder / "agent-0.log").read_text()[-3000:])
-        time.sleep(2)
-        workers = [int((folder / f"worker-{rank}.pid").read_text()) for rank in range(2)]
-        second.send_signal(signal.SIGKILL)
-        killed = time.perf_counter()
+        first, killed, gone = Run(folder, algorithm, epochs).kill_one()
         code = first.wait(timeout=300)
         gave_up = time.perf_counter() - killed
-        while any(alive(pid) for pid in workers):
-            time.sleep(0.05)
-        gone = time.perf_counter() - killed
         errors = [line for line in (folder / "agent-0.log").read_text().splitlines() if "Error" in line]
         shutil.copytree(folder / "checkpoints", folder / "kept")
-        ends = [finish(agents(folder, algorithm, epochs, each), folder) for each in (str(CHECKPOINT), "kept/last.ckpt")]
+        ends = [Run(folder, algorithm, epochs, 0, each).end() for each in (str(CHECKPOINT), "kept/last.ckpt")]
     return {
-        "algorithm": algorithm,
         "survivors_exit_code": code,
         "seconds_until_it_gave_up": round(gave_up, 1),
         "seconds_until_all_workers_were_gone": round(gone, 1),
@@ -126,6 +146,25 @@ def disturb(algorithm: str, epochs: int) -> dict[str, Any]:
         "ranks_agree": ends[0][0]["weights"] == ends[0][1]["weights"],
         "resumed_twice_alike": ends[0] == ends[1],
         "end": ends[0][0],
+    }
+
+
+def restarted(algorithm: str, epochs: int) -> dict[str, Any]:
+    """With a restart: the surviving agent waits for another one in the lost one's place."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = Run(folder, algorithm, epochs, restarts=1, checkpoint="last")
+        first, killed, gone = run.kill_one()
+        shutil.copytree(folder / "checkpoints", folder / "kept")
+        replaced = run.end([first, run.agent(1)])
+        seconds = time.perf_counter() - killed
+        undisturbed = Run(folder, algorithm, epochs, 0, "kept/last.ckpt").end()
+    return {
+        "seconds_until_all_workers_were_gone": round(gone, 1),
+        "seconds_from_the_kill_to_the_end": round(seconds, 1),
+        "ranks_agree": replaced[0]["weights"] == replaced[1]["weights"],
+        "like_the_undisturbed_run": replaced == undisturbed,
+        "end": replaced[0],
     }
 
 
@@ -141,7 +180,11 @@ def main() -> None:
     if arguments.work:
         work(arguments.work, arguments.epochs, arguments.checkpoint)
         return
-    results = [disturb(algorithm, arguments.epochs) for algorithm in arguments.algorithms]
+    results = [
+        {"algorithm": algorithm, "story": story.__name__, **story(algorithm, arguments.epochs)}
+        for algorithm in arguments.algorithms
+        for story in (given_up, restarted)
+    ]
     Path(arguments.output).write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
 

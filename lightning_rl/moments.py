@@ -135,11 +135,16 @@ class ReturnScaler:
 
     def begin(self, where: Tensor) -> None:
         """Forgets the return of episodes that were given up; ``[num_envs]``, bool."""
-        self._discounted_return = self._discounted_return.masked_fill(where, 0)
+        held = self._discounted_return
+        self._discounted_return = held.masked_fill(where.to(held.device), 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics and the returns in flight, as tensors."""
-        return {"discounted_return": self._discounted_return, "moments": asdict(self._moments)}
+        held = asdict(self._moments)
+        return {
+            "discounted_return": self._discounted_return.cpu(),
+            "moments": {name: value.cpu() for name, value in held.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up where `state_dict` was called."""

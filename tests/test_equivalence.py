@@ -65,7 +65,7 @@ else:
     draw, per_round = rollout, STEPS * ENVS // ranks
 module.steps_per_epoch = 3 * per_round * ranks
 collector = SimpleNamespace(steps=0, finished=lambda: [], close=lambda: None)
-module.experience = SimpleNamespace(round=draw, steps_per_round=per_round, collector=collector)
+module.experience = SimpleNamespace(interact=lambda: None, draw=draw, steps_per_round=per_round, collector=collector)
 trainer = Trainer(accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", logger=False,
                   enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, max_epochs=1,
                   limit_val_batches=0, enable_checkpointing=False, precision="64-true", callbacks=[SameWeights()])

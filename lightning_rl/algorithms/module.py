@@ -32,6 +32,7 @@ from lightning_rl.environments import (
     Actions,
     Array,
     CheckedEnvironment,
+    EnvironmentLostError,
     EnvironmentSpec,
     EnvPoolEnvironments,
     GymnasiumEnvironments,
@@ -54,8 +55,12 @@ class Experience(Protocol):
     collector: Collector
     steps_per_round: int
 
-    def round(self) -> Any:
-        """Interacts, and returns what one ``training_step`` learns from."""
+    def interact(self) -> None:
+        """A round of environment steps, in which no rank waits for another."""
+        ...
+
+    def draw(self) -> Any:
+        """What one ``training_step`` learns from after a round."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,6 +93,7 @@ class RLModule(LightningModule):
         env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
         restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
             instead of ending with a checkpoint.
+        memory_on_device: whether what was lived through lies on the accelerator, instead of in the host's memory.
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
 
@@ -105,6 +111,7 @@ class RLModule(LightningModule):
         max_episode_steps: int | None,
         env_timeout: float | None,
         restart_envs: bool,
+        memory_on_device: bool,
         steps_per_epoch: int,
         eval_episodes: int,
     ) -> None:
@@ -127,6 +134,7 @@ class RLModule(LightningModule):
         self.backend = backend
         self.env_timeout = env_timeout
         self.restart_envs = restart_envs
+        self.memory_on_device = memory_on_device
         self.steps_per_epoch = steps_per_epoch
         self.eval_episodes = eval_episodes
         self.environment = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps)
@@ -221,6 +229,11 @@ class RLModule(LightningModule):
             return EnvPoolEnvironments(self.environment, self.observation_space, self.num_envs)
         return GymnasiumEnvironments(self.environment, self.num_envs, self.backend, self.env_timeout)
 
+    @property
+    def memory_device(self) -> torch.device:
+        """Where experience lies."""
+        return self.trainer.strategy.root_device if self.memory_on_device else torch.device("cpu")
+
     def make_collector(self, run_seed: int) -> Collector:
         """What steps this rank's training environments."""
         seeds = TrainingSeeds(run_seed, self.global_rank)
@@ -271,7 +284,34 @@ class RLModule(LightningModule):
         require_multiple(
             steps_per_epoch=(self.steps_per_epoch, "the environment steps of a round over all ranks", per_round)
         )
-        return EpochStream(self.experience.round, self.steps_per_epoch // per_round)
+        return EpochStream(self.next_item, self.steps_per_epoch // per_round)
+
+    def next_item(self) -> Any:
+        """A round of interaction, and what is learned from after it.
+
+        Raises:
+            EnvironmentLostError: environments failed, of whichever rank: all stop at this place, and can save.
+        """
+        assert self.experience is not None
+        lost: EnvironmentLostError | None = None
+        try:
+            self.experience.interact()
+        except EnvironmentLostError as error:
+            lost = error
+        if self.trainer.world_size > 1 and self.backend == "async":  # no other backend loses environments
+            lost = self._lost_anywhere(lost)
+        if lost is not None:
+            raise lost
+        return self.experience.draw()
+
+    def _lost_anywhere(self, ours: EnvironmentLostError | None) -> EnvironmentLostError | None:
+        strategy = self.trainer.strategy
+        loser = torch.tensor(-1 if ours is None else self.global_rank, device=strategy.root_device)
+        rank = int(strategy.reduce(loser, reduce_op="max"))
+        if rank < 0:
+            return None
+        reasons = strategy.broadcast({} if ours is None else ours.reasons, src=rank)
+        return ours or EnvironmentLostError(reasons, self.num_envs, rank)
 
     # Evaluation: an episode, named by its seed, is a sample.
 

@@ -91,6 +91,8 @@ class TRPOModule(RLModule):
         normalize_rewards: whether rewards are divided by the running standard deviation of the return.
         policy_averaging: rate at which a second policy follows the policy, per update: it is then the one that is
             validated, tested and exported, while the policy itself acts and learns; 0 means none.
+        memory_on_device: whether rollouts are valued and kept on the accelerator: they move there once, instead of
+            for every use.
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
         optimizer: makes the value function's optimizer from its parameters.
@@ -137,6 +139,7 @@ class TRPOModule(RLModule):
         normalize_observations: bool | Literal["value"] = True,
         normalize_rewards: bool = True,
         policy_averaging: float = 0.0,
+        memory_on_device: bool = False,
         steps_per_epoch: int = 20_480,
         eval_episodes: int = 10,
         optimizer: Callable[[Any], Optimizer] = lambda parameters: Adam(parameters, lr=1e-3, fused=True),
@@ -151,6 +154,7 @@ class TRPOModule(RLModule):
             max_episode_steps,
             env_timeout,
             restart_envs,
+            memory_on_device,
             steps_per_epoch,
             eval_episodes,
         )
@@ -419,16 +423,16 @@ class TRPOModule(RLModule):
 
     @torch.no_grad()
     def log_prob_of(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Log π(a|s)."""
+        """Log π(a|s), on the observations' device."""
         distribution = self.policy(observation.to(self.device, self.parameter_dtype))
-        return self.policy.log_prob(distribution, action.to(self.device)).cpu()
+        return self.policy.log_prob(distribution, action.to(self.device)).to(observation.device)
 
     @torch.no_grad()
     def value_of(self, observation: Tensor, elapsed: Tensor) -> Tensor:
-        """V(s)."""
-        observation, elapsed = observation.to(self.device, self.parameter_dtype), elapsed.to(self.device)
-        value: Tensor = self.value(self.seen_by_value(observation, elapsed))
-        return value.cpu()
+        """V(s), on the observations' device."""
+        seen = self.seen_by_value(observation.to(self.device, self.parameter_dtype), elapsed.to(self.device))
+        value: Tensor = self.value(seen)
+        return value.to(observation.device)
 
     # The experience.
 
@@ -466,6 +470,7 @@ class TRPOModule(RLModule):
             return_scaler=ReturnScaler(self.gamma, self.num_envs) if self.normalize_rewards else None,
             run_seed=run_seed,
             rank=self.global_rank,
+            device=self.memory_device,
         )
 
 

@@ -14,10 +14,12 @@ class EnvironmentLostError(RuntimeError):
     Args:
         reasons: what happened, by the environment's index.
         num_envs: how many there are.
+        rank: whose they are, where that is another than the one that is told.
     """
 
-    def __init__(self, reasons: Mapping[int, str], num_envs: int) -> None:
-        super().__init__("; ".join(f"environment {index} {reason}" for index, reason in reasons.items()))
+    def __init__(self, reasons: Mapping[int, str], num_envs: int, rank: int | None = None) -> None:
+        of_rank = "" if rank is None else f"rank {rank}: "
+        super().__init__(of_rank + "; ".join(f"environment {index} {reason}" for index, reason in reasons.items()))
         self.reasons = dict(reasons)
         self.where: Mask = np.isin(np.arange(num_envs), list(reasons))
         """``[num_envs]``."""

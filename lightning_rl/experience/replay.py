@@ -26,25 +26,34 @@ class ReplayBuffer:
     """The most recent transitions of several environments, each observation stored once.
 
     A ring of rows, one column an environment. A transition's next observation is the next row's observation; where an
-    episode ended it lies in a store of last observations instead, which no transition starts from.
+    episode ended it lies in a store of last observations instead, which no transition starts from. What says where an
+    observation lies stays in the host's memory, where batches are drawn: a device is never waited for.
 
     Args:
         capacity: transitions, over all environments.
         num_envs: columns; divides the capacity.
         observation_size: numbers an observation.
         action_size: numbers an action.
+        device: where the transitions lie, and the batches drawn from them.
     """
 
-    def __init__(self, capacity: int, num_envs: int, observation_size: int, action_size: int) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        observation_size: int,
+        action_size: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         rows = capacity // num_envs + 1  # the row being written holds the present observation, and no transition yet
         self.num_envs = num_envs
-        self.observation = torch.zeros(rows, num_envs, observation_size)
-        self.action = torch.zeros(rows, num_envs, action_size)
-        self.reward = torch.zeros(rows, num_envs)
-        self.terminated = torch.zeros(rows, num_envs, dtype=torch.bool)
+        self.observation = torch.zeros(rows, num_envs, observation_size, device=device)
+        self.action = torch.zeros(rows, num_envs, action_size, device=device)
+        self.reward = torch.zeros(rows, num_envs, device=device)
+        self.terminated = torch.zeros(rows, num_envs, dtype=torch.bool, device=device)
         # The number of the last observation that ended this transition's episode, counted over the run; −1 if none did.
         self.ending = torch.full((rows, num_envs), -1, dtype=torch.int32)
-        self.last_observation = torch.zeros(num_envs, observation_size)
+        self.last_observation = torch.zeros(num_envs, observation_size, device=device)
         self._endings_begin = 0  # numbers below were forgotten with their transitions
         self._endings_end = 0
         self._head = 0
@@ -122,10 +131,12 @@ class ReplayBuffer:
         column = drawn % self.num_envs
         start = row * self.num_envs + column
         following = (row + 1) % self.rows * self.num_envs + column
-        next_observation = self.observation.flatten(0, 1)[following]
         ending = self.ending.flatten()[start]
         (ended,) = torch.where(ending >= 0)
-        next_observation[ended] = self.last_observation[ending[ended].long() % len(self.last_observation)]
+        last = ending[ended].long() % len(self.last_observation)
+        start, following, ended, last = (index.to(self.reward.device) for index in (start, following, ended, last))
+        next_observation = self.observation.flatten(0, 1)[following]
+        next_observation[ended] = self.last_observation[last]
         shape = (updates, batch_size)
         return Transition(
             observation=self.observation.flatten(0, 1)[start].unflatten(0, shape),
@@ -139,8 +150,8 @@ class ReplayBuffer:
         """The rows in use and the positions, as tensors and plain values."""
         used = self._rows_used()
         return {
-            **{name: array[:used].clone() for name, array in self._rings().items()},
-            "last_observation": self.last_observation.clone(),
+            **{name: array[:used].to("cpu", copy=True) for name, array in self._rings().items()},
+            "last_observation": self.last_observation.to("cpu", copy=True),
             "endings": [self._endings_begin, self._endings_end],
             "head": self._head,
             "filled": self._filled,
@@ -167,7 +178,7 @@ class ReplayBuffer:
                 )
         self._head, self._filled = state["head"], state["filled"]
         self._endings_begin, self._endings_end = state["endings"]
-        self.last_observation = state["last_observation"].clone()
+        self.last_observation = state["last_observation"].to(self.reward.device, copy=True)
         for name, array in self._rings().items():
             array[: len(state[name])] = state[name]
 
@@ -186,5 +197,5 @@ class ReplayBuffer:
         while room < len(held) + count:
             room *= 2
         if room > len(old):
-            self.last_observation = torch.zeros(room, old.shape[1])
+            self.last_observation = old.new_zeros(room, old.shape[1])
             self.last_observation[held % room] = old[held % len(old)]

@@ -79,12 +79,15 @@ class ReplayExperience:
             for purpose in (Purpose.EXPLORATION, Purpose.REPLAY, Purpose.UPDATE)
         }
 
-    def round(self) -> Updates:
-        """Takes `train_freq` environment steps, then draws the minibatches and the noise of the updates to follow."""
+    def interact(self) -> None:
+        """Takes `train_freq` environment steps."""
         self.buffer.cut(self.collector.open())
         goal = self.collector.steps + self.steps_per_round
         while self.collector.steps < goal:
             self._step()
+
+    def draw(self) -> Updates:
+        """Draws the minibatches and the noise of the updates that follow a round."""
         ready = self.buffer.size >= max(self.learning_starts, 1)
         updates = self.gradient_steps if ready else 0
         shape = (updates, self.batch_size, self.buffer.action.shape[-1])

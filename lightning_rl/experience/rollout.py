@@ -1,5 +1,5 @@
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -95,10 +95,13 @@ class RolloutMemory:
 
 
 class Actor(Protocol):
-    """What the rollout asks of the algorithm; all tensors live on the CPU."""
+    """What the rollout asks of the algorithm."""
 
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """``[num_envs, observation_size]`` and their noise to sampled actions, ``[num_envs, action_size]``."""
+        """``[num_envs, observation_size]`` and their noise to sampled actions, ``[num_envs, action_size]``.
+
+        All of them live on the CPU, as the environments do.
+        """
         ...
 
     def environment_units(self, action: Tensor) -> Actions:
@@ -106,11 +109,11 @@ class Actor(Protocol):
         ...
 
     def log_prob_of(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Log π(a|s), ``[…]``."""
+        """Log π(a|s), ``[…]``, on the observations' device."""
         ...
 
     def value_of(self, observation: Tensor, elapsed: Tensor) -> Tensor:
-        """V(s), ``[…]``, so many steps after the episode's first observation."""
+        """V(s), ``[…]``, so many steps after the episode's first observation, on the observations' device."""
         ...
 
 
@@ -129,6 +132,7 @@ class RolloutExperience:
         return_scaler: divides the rewards by the running standard deviation of the return; ``None`` leaves them.
         run_seed: of the whole run.
         rank: of this process.
+        device: where a rollout is valued and kept; its steps are written in the host's memory, and move once.
     """
 
     def __init__(
@@ -144,9 +148,11 @@ class RolloutExperience:
         return_scaler: ReturnScaler | None,
         run_seed: int,
         rank: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.collector = collector
         self.memory = memory
+        self._device = torch.device(device)
         self.steps_per_round = memory.reward.numel()
         self.noise = noise
         self._actor = actor
@@ -158,15 +164,53 @@ class RolloutExperience:
             purpose: generator(run_seed, rank, purpose) for purpose in (Purpose.EXPLORATION, Purpose.UPDATE)
         }
 
-    def round(self) -> Rollout:
-        """Fills the memory with the policy as it is now, then values it."""
+    def interact(self) -> None:
+        """Fills the memory with the policy as it is now."""
         begun_anew = self.collector.open()
         if self._return_scaler is not None:
             self._return_scaler.begin(torch.from_numpy(begun_anew))
         step = 0
         while step < len(self.memory.reward):
             step += self._step(step)
-        return self._finish()
+
+    def draw(self) -> Rollout:
+        """The rollout in memory, valued."""
+        memory, actor = self.memory, self._actor
+        observation, elapsed, action, reward, terminated, ended = (
+            block.to(self._device)
+            for block in (
+                memory.observation,
+                memory.elapsed,
+                memory.action,
+                memory.reward,
+                memory.terminated,
+                memory.ended,
+            )
+        )
+        value = actor.value_of(observation, elapsed)
+        # What a step led to is the next row's observation, but for an episode's last step and the last row.
+        next_value, apart = value.roll(-1, dims=0), memory.ended.clone()
+        apart[-1] = True
+        led_to, after = memory.next_observation[apart].to(self._device), memory.elapsed[apart].to(self._device) + 1
+        next_value[apart.nonzero(as_tuple=True)] = actor.value_of(led_to, after)
+        if self._return_scaler is not None:
+            reward = self._return_scaler.scale(reward, ended)
+        advantage, value_target = self._estimate(reward, value, next_value, terminated, ended)
+        samples = ValueSamples(observation.flatten(0, 1).clone(), elapsed.flatten().clone(), value_target.flatten())
+        earlier = [torch.cat(field) for field in zip(*self._earlier, strict=True)]
+        rollout = Rollout(
+            observation=observation,
+            elapsed=elapsed,
+            action=action,
+            log_prob=actor.log_prob_of(observation, action),
+            value=value,
+            value_target=value_target,
+            advantage=advantage,
+            order=self._draw_order(self.steps_per_round * (1 + len(self._earlier))),
+            earlier=ValueSamples(*earlier) if earlier else None,
+        )
+        self._earlier.append(samples)
+        return rollout
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that going on exactly needs, as tensors and plain values; a rollout is never half full."""
@@ -174,7 +218,7 @@ class RolloutExperience:
             "collector": self.collector.state_dict(),
             "return_scaler": None if self._return_scaler is None else self._return_scaler.state_dict(),
             "noise": self.noise.value.clone(),
-            "earlier": [samples._asdict() for samples in self._earlier],
+            "earlier": [_moved(samples, "cpu")._asdict() for samples in self._earlier],
             "random": {purpose.name: random.get_state() for purpose, random in self._random.items()},
         }
 
@@ -189,7 +233,7 @@ class RolloutExperience:
             self._return_scaler.load_state_dict(state["return_scaler"])
         self.noise.value = state["noise"].clone()
         self._earlier.clear()
-        self._earlier.extend(ValueSamples(**samples) for samples in state["earlier"])
+        self._remember(state["earlier"])
         for purpose, random in self._random.items():
             random.set_state(state["random"][purpose.name])
 
@@ -197,8 +241,11 @@ class RolloutExperience:
         """The rewards' scale, which is the same on all ranks, and what the value function was fitted to."""
         if self._return_scaler is not None and state["return_scaler"] is not None:
             self._return_scaler.take_over(state["return_scaler"])
-        self._earlier.extend(ValueSamples(**samples) for samples in state["earlier"])
+        self._remember(state["earlier"])
         return "the next rollout is theirs"
+
+    def _remember(self, earlier: Sequence[dict[str, Tensor]]) -> None:
+        self._earlier.extend(_moved(ValueSamples(**samples), self._device) for samples in earlier)
 
     def _step(self, step: int) -> int:
         """Takes a step; how many were taken."""
@@ -222,36 +269,11 @@ class RolloutExperience:
         elif self._return_scaler is not None:
             self._return_scaler.begin(torch.from_numpy(where))
 
-    def _finish(self) -> Rollout:
-        memory, actor = self.memory, self._actor
-        value = actor.value_of(memory.observation, memory.elapsed)
-        # What a step led to is the next row's observation, but for an episode's last step and the last row.
-        next_value, apart = value.roll(-1, dims=0), memory.ended.clone()
-        apart[-1] = True
-        next_value[apart] = actor.value_of(memory.next_observation[apart], memory.elapsed[apart] + 1)
-        reward = memory.reward
-        if self._return_scaler is not None:
-            reward = self._return_scaler.scale(reward, memory.ended)
-        advantage, value_target = self._estimate(reward, value, next_value, memory.terminated, memory.ended)
-        samples = ValueSamples(
-            memory.observation.flatten(0, 1).clone(), memory.elapsed.flatten().clone(), value_target.flatten()
-        )
-        earlier = [torch.cat(field) for field in zip(*self._earlier, strict=True)]
-        rollout = Rollout(
-            observation=memory.observation,
-            elapsed=memory.elapsed,
-            action=memory.action,
-            log_prob=actor.log_prob_of(memory.observation, memory.action),
-            value=value,
-            value_target=value_target,
-            advantage=advantage,
-            order=self._draw_order(self.steps_per_round * (1 + len(self._earlier))),
-            earlier=ValueSamples(*earlier) if earlier else None,
-        )
-        self._earlier.append(samples)
-        return rollout
-
     def _draw_order(self, count: int) -> Tensor:
         random = self._random[Purpose.UPDATE]
         orders = [torch.randperm(count, generator=random)[: self.steps_per_round] for _ in range(self._epochs)]
-        return torch.stack(orders)
+        return torch.stack(orders).to(self._device)
+
+
+def _moved(samples: ValueSamples, device: torch.device | str) -> ValueSamples:
+    return ValueSamples(*(field.to(device) for field in samples))

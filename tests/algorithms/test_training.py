@@ -272,7 +272,7 @@ def test_the_stream_has_a_length_so_that_nothing_is_fetched_ahead(small_sac: SAC
     module = small_sac()
     drawn = []
     module.train_dataloader = lambda: EpochStream(
-        lambda: (drawn.append(module.environment_steps), module.experience.round())[1], 3
+        lambda: (drawn.append(module.environment_steps), module.next_item())[1], 3
     )
     ends = []
 

@@ -223,3 +223,13 @@ def test_noise_is_fresh_at_an_episodes_first_step_alone() -> None:
     assert np.corrcoef(before[first], after[first])[0, 1] == pytest.approx(0, abs=5 / half**0.5)
     assert np.corrcoef(before[~first], after[~first])[0, 1] == pytest.approx(0.9, abs=5 / half**0.5)
     assert after[first].var() == pytest.approx(1, abs=5 * (2 / half) ** 0.5)
+
+
+def test_what_is_drawn_lies_on_the_buffers_device_which_is_never_waited_for() -> None:
+    """On "meta", where tensors have no values: whoever asks for one, as a GPU would be waited for, gets an error."""
+    life, random = Life(ReplayBuffer(12, 3, OBSERVATION_SIZE, ACTION_SIZE, device="meta")), torch.Generator()
+    for step in range(17):
+        life.step([TERMINATED if step % 2 else RUNNING, RUNNING, CUT])
+        batch = life.buffer.sample(2, 5, random)
+    assert {field.device.type for field in batch} == {"meta"}
+    assert batch.next_observation.shape == (2, 5, OBSERVATION_SIZE)

@@ -6,7 +6,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from lightning_rl.environments import Step, TrainingSeeds
-from lightning_rl.experience import Collector, ReplayBuffer, ReplayExperience
+from lightning_rl.experience import Collector, ReplayBuffer, ReplayExperience, Updates
 
 
 class Counting:
@@ -54,6 +54,10 @@ class Experience(ReplayExperience):
             run_seed=0,
             rank=0,
         )
+
+    def round(self) -> Updates:
+        self.interact()
+        return self.draw()
 
     def _remember(self, observation: Tensor, noise: Tensor) -> Tensor:
         self.noises.append(noise.clone())
