@@ -60,7 +60,9 @@ class RLCLI(LightningCLI):
         """Prints the test's statistics, a line of a table."""
         if self.trainer.is_global_zero:
             metrics = {name.removeprefix("test/"): float(v) for name, v in self.trainer.callback_metrics.items()}
-            table = Table(title=f"{self.model.environment.name}, {self.model.eval_episodes} test episodes")
+            batches = int(self.trainer.num_test_batches[0])  # which limit_test_batches may limit
+            episodes = min(self.model.eval_episodes, batches * self.model.num_envs * self.trainer.world_size)
+            table = Table(title=f"{self.model.environment.name}, {episodes} test episodes")
             for title in TEST_COLUMNS.values():
                 table.add_column(title, justify="right")
             table.add_row(*(f"{metrics[name]:.1f}" for name in TEST_COLUMNS))

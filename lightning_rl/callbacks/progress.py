@@ -1,3 +1,4 @@
+import math
 import time
 from datetime import timedelta
 from typing import Any
@@ -6,6 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomBarColumn
 from rich.progress import ProgressColumn, TextColumn
+
+from lightning_rl.callbacks.curve import LearningCurve
 
 BAR_WIDTH = 8
 
@@ -33,7 +36,10 @@ class RLProgressBar(RichProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to take the run's time."""
         super().on_train_start(trainer, pl_module)
-        self._run_began, self._best = None, None
+        self._run_began = None
+        before = (each.points for each in trainer.callbacks if isinstance(each, LearningCurve))  # type: ignore[attr-defined]
+        evaluated = [point.val_return for points in before for point in points if not math.isnan(point.val_return)]
+        self._best = max(evaluated, default=None)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to measure speed anew with each epoch, so that evaluations do not count."""
@@ -53,6 +59,7 @@ class RLProgressBar(RichProgressBar):
             evaluation = float(metrics["val/return"])
             self._best = evaluation if self._best is None else max(self._best, evaluation)
             shown["eval"] = f"{evaluation:.4g}"
+        if self._best is not None:
             shown["best"] = f"{self._best:.4g}"
         steps = getattr(pl_module, "environment_steps", None)
         if trainer.training and steps is not None:
@@ -72,7 +79,7 @@ class RLProgressBar(RichProgressBar):
             told["steps/s"] = f"{(steps - first) / (now - began):,.0f}"
         if trainer.max_epochs and trainer.max_epochs > 0 and steps > run_first:
             module: Any = trainer.lightning_module
-            done_of_epoch = steps % module.steps_per_epoch
+            done_of_epoch = module.steps_per_epoch if trainer.is_last_batch else steps % module.steps_per_epoch
             left = max(0, (trainer.max_epochs - trainer.current_epoch) * module.steps_per_epoch - done_of_epoch)
             # Evaluations count here, which time left has to.
             told["left"] = str(timedelta(seconds=round(left * (now - run_began) / (steps - run_first))))

@@ -19,7 +19,7 @@ def check_environment(
     max_episode_steps: int | None = None,
     steps: int = 1000,
 ) -> list[str]:
-    """Plays random episodes and tells what keeps SAC and TRPO from learning in an environment, or a run from resuming.
+    """Plays random episodes and tells what keeps an environment from being learned in, or a run from resuming.
 
     Args:
         env: an id registered with Gymnasium, a callable that makes an environment, or such a callable's import path.
@@ -69,16 +69,11 @@ def check_environment(
 
 def _of_actions(name: str, space: Any) -> list[str]:
     if isinstance(space, Discrete | MultiDiscrete):
-        return []  # TRPO's
+        return []  # in which TRPO learns, as it does in a Box without bounds
     if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
         return [
             f"{name} has the action space {space}: SAC learns in Box of real numbers, TRPO in Box, Discrete and "
             "MultiDiscrete. Wrap the environment so that it takes one of them."
-        ]
-    if not space.is_bounded():
-        return [
-            f"{name} has actions without bounds ({space}), in which TRPO learns and SAC does not: for "
-            "SAC give the space finite bounds, such as by gymnasium.wrappers.TransformAction."
         ]
     return []
 

@@ -89,6 +89,12 @@ def test_the_bar_shows_return_steps_and_speed_and_a_users_own_bar_stays(
     assert float(shown[-1]["eval"]) == pytest.approx(curve.points[0].val_return, rel=1e-3)  # the second is to come
     assert shown[-1]["best"] == shown[-1]["eval"]
     assert shown[-1]["left"] == "0:00:00"
+    trainer.save_checkpoint("before.ckpt")
+    resumed = quiet_trainer(max_epochs=3, callbacks=[Watch()], enable_progress_bar=True, log_every_n_steps=1)
+    with pytest.warns(UserWarning, match="The dirpath has changed"):
+        resumed.fit(small_sac(), ckpt_path="before.ckpt")
+    best = max(point.val_return for point in curve.points)
+    assert float(shown[-1]["best"]) == pytest.approx(best, rel=1e-3)  # of the run before, too
     mine = RichProgressBar(theme=RichProgressBarTheme(progress_bar="green"))
     other = quiet_trainer(max_epochs=1, callbacks=[mine], enable_progress_bar=True)
     other.fit(small_sac())

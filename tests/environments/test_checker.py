@@ -43,13 +43,13 @@ def test_a_sound_environment_has_no_problems() -> None:
     assert check_environment("Pendulum-v1") == []
     assert check_environment("CartPole-v1") == []
     assert check_environment("BipedalWalker-v3", steps=50) == []
+    assert check_environment(Walk, {"fault": "unbounded"}) == []  # TRPO's
 
 
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
         ("dict", "wrap the environment in gymnasium.wrappers.FlattenObservation"),
-        ("unbounded", "actions without bounds"),
         ("integers", "SAC learns in Box of real numbers"),
         ("tuple", "SAC learns in Box of real numbers"),
         ("outside", "outside its space's bounds -100.0 to 100.0"),
