@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -107,17 +108,22 @@ class Run:
             The first agent; when the other one was killed; and the seconds until all workers were gone.
         """
         first, second = self.agent(0), self.agent(1)
-        while not (self.folder / CHECKPOINT).exists():
-            time.sleep(0.05)
-            if first.poll() is not None:
-                raise RuntimeError((self.folder / "agent-0.log").read_text()[-3000:])
+        wait_until((self.folder / CHECKPOINT).exists, "no checkpoint was written")
         time.sleep(2)
         workers = [int((self.folder / f"worker-{rank}.pid").read_text()) for rank in range(2)]
         second.send_signal(signal.SIGKILL)
         killed = time.perf_counter()
-        while any(alive(pid) for pid in workers):
-            time.sleep(0.05)
+        wait_until(lambda: not any(alive(pid) for pid in workers), "a worker stayed behind")
         return first, killed, time.perf_counter() - killed
+
+
+def wait_until(happened: Callable[[], bool], otherwise: str, seconds: float = 120) -> None:
+    """Waits for something to happen."""
+    deadline = time.perf_counter() + seconds
+    while not happened():
+        if time.perf_counter() > deadline:
+            raise TimeoutError(f"{otherwise} within {seconds:.0f} seconds.")
+        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:
@@ -134,7 +140,7 @@ def given_up(algorithm: str, epochs: int) -> dict[str, Any]:
         folder = Path(name)
         first, killed, gone = Run(folder, algorithm, epochs).kill_one()
         code = first.wait(timeout=300)
-        gave_up = time.perf_counter() - killed
+        gave_up = time.perf_counter() - killed  # its workers go before the agent does
         errors = [line for line in (folder / "agent-0.log").read_text().splitlines() if "Error" in line]
         shutil.copytree(folder / "checkpoints", folder / "kept")
         ends = [Run(folder, algorithm, epochs, 0, each).end() for each in (str(CHECKPOINT), "kept/last.ckpt")]

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gymnasium.spaces import Box
+
 from lightning_rl.curves import draw, read_curve
-from lightning_rl.environments import check_environment
+from lightning_rl.environments import EnvironmentSpec, check_environment
 from lightning_rl.export import export_policy, load_module, require_format
 
 
@@ -59,7 +61,9 @@ def check(args: list[str]) -> None:
     given = parser.parse_args(args)
     with parser.errors():
         problems = check_environment(given.env, given.env_kwargs, given.max_episode_steps)
-    print("\n".join(problems) or f"{given.env} can be learned in, and its episodes can be repeated.")
+        actions = EnvironmentSpec(given.env, given.env_kwargs, given.max_episode_steps).make().action_space
+    by_trpo_alone = "" if isinstance(actions, Box) and actions.is_bounded() else " by TRPO"
+    print("\n".join(problems) or f"{given.env} can be learned in{by_trpo_alone}, and its episodes can be repeated.")
     if problems:
         sys.exit(1)
 

@@ -93,7 +93,7 @@ class RLModule(LightningModule):
         env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
         restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
             instead of ending with a checkpoint.
-        memory_on_device: whether what was lived through lies on the accelerator, instead of in the host's memory.
+        memory_on_device: whether experience is kept in the accelerator's memory, instead of the host's.
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
 
@@ -231,7 +231,7 @@ class RLModule(LightningModule):
 
     @property
     def memory_device(self) -> torch.device:
-        """Where experience lies."""
+        """Where the experience of a run that begins is put, and stays."""
         return self.trainer.strategy.root_device if self.memory_on_device else torch.device("cpu")
 
     def make_collector(self, run_seed: int) -> Collector:
@@ -301,6 +301,7 @@ class RLModule(LightningModule):
         if self.trainer.world_size > 1 and self.backend == "async":  # no other backend loses environments
             lost = self._lost_anywhere(lost)
         if lost is not None:
+            lost.everywhere = True
             raise lost
         return self.experience.draw()
 

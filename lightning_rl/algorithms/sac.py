@@ -76,8 +76,8 @@ class SACModule(RLModule):
         actor_averaging: rate at which a second actor follows the actor, per update: it is then the one that is
             validated, tested and exported, while the actor itself explores; 0 means none.
         save_replay_buffer: whether checkpoints hold the replay buffer, which resuming exactly needs.
-        memory_on_device: whether the replay buffer lies on the accelerator, and batches are drawn there, instead of
-            moving to it one by one; a million of BipedalWalker-v3's transitions take 130 MB.
+        memory_on_device: whether the replay buffer is kept in the accelerator's memory, where a batch is then gathered,
+            and only its indices and noise travel; a million of BipedalWalker-v3's transitions take 120 MB.
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
         compile: whether the functions that give the gradients are compiled by ``torch.compile``: half a minute at the

@@ -61,7 +61,7 @@ class Interruption(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives the signals back, saves if an environment is at fault, and ends the environments' processes."""
         self._give_back()
-        if isinstance(exception, EnvironmentLostError) and self._saves:  # on every rank
+        if isinstance(exception, EnvironmentLostError) and exception.everywhere and self._saves:
             save_last(trainer)
             rank_zero_info(f"What was learned until then is in {checkpoint_folder(trainer) / 'last.ckpt'}.")
         pl_module.teardown("fit")

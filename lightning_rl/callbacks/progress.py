@@ -37,9 +37,10 @@ class RLProgressBar(RichProgressBar):
         """Begins to take the run's time."""
         super().on_train_start(trainer, pl_module)
         self._run_began = None
+        module: Any = pl_module
         before = (each.points for each in trainer.callbacks if isinstance(each, LearningCurve))  # type: ignore[attr-defined]
-        evaluated = [point.val_return for points in before for point in points if not math.isnan(point.val_return)]
-        self._best = max(evaluated, default=None)
+        lived = [point for points in before for point in points if point.step <= module.environment_steps]
+        self._best = max((point.val_return for point in lived if not math.isnan(point.val_return)), default=None)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to measure speed anew with each epoch, so that evaluations do not count."""
@@ -79,8 +80,10 @@ class RLProgressBar(RichProgressBar):
             told["steps/s"] = f"{(steps - first) / (now - began):,.0f}"
         if trainer.max_epochs and trainer.max_epochs > 0 and steps > run_first:
             module: Any = trainer.lightning_module
-            done_of_epoch = module.steps_per_epoch if trainer.is_last_batch else steps % module.steps_per_epoch
-            left = max(0, (trainer.max_epochs - trainer.current_epoch) * module.steps_per_epoch - done_of_epoch)
+            done = (
+                trainer.fit_loop.epoch_loop.batch_progress.current.ready / trainer.num_training_batches
+            )  # of the epoch
+            left = max(0.0, (trainer.max_epochs - trainer.current_epoch - done) * module.steps_per_epoch)
             # Evaluations count here, which time left has to.
             told["left"] = str(timedelta(seconds=round(left * (now - run_began) / (steps - run_first))))
         return told

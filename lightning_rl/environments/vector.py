@@ -14,13 +14,15 @@ class EnvironmentLostError(RuntimeError):
     Args:
         reasons: what happened, by the environment's index.
         num_envs: how many there are.
-        rank: whose they are, where that is another than the one that is told.
+        rank: whose environments failed, if the error is raised on another one.
     """
 
     def __init__(self, reasons: Mapping[int, str], num_envs: int, rank: int | None = None) -> None:
         of_rank = "" if rank is None else f"rank {rank}: "
         super().__init__(of_rank + "; ".join(f"environment {index} {reason}" for index, reason in reasons.items()))
         self.reasons = dict(reasons)
+        self.everywhere = False
+        """Whether all ranks have stopped with it, at the same place."""
         self.where: Mask = np.isin(np.arange(num_envs), list(reasons))
         """``[num_envs]``."""
 

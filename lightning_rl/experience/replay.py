@@ -27,7 +27,7 @@ class ReplayBuffer:
 
     A ring of rows, one column an environment. A transition's next observation is the next row's observation; where an
     episode ended it lies in a store of last observations instead, which no transition starts from. What says where an
-    observation lies stays in the host's memory, where batches are drawn: a device is never waited for.
+    observation lies stays in the host's memory, where batches are drawn: no value is read back from a device.
 
     Args:
         capacity: transitions, over all environments.

@@ -71,6 +71,7 @@ class ReplayExperience:
         self.steps_per_round = train_freq
         self.gradient_steps = gradient_steps
         self.keep_buffer = keep_buffer
+        self._goal: int | None = None  # the steps with which the round under way ends
         self._act = act
         self._to_environment = to_environment
         self._noise = ExplorationNoise(noise_correlation, buffer.num_envs, buffer.action.shape[-1])
@@ -80,14 +81,16 @@ class ReplayExperience:
         }
 
     def interact(self) -> None:
-        """Takes `train_freq` environment steps."""
+        """Takes `train_freq` environment steps, or what is left of a round that was broken off."""
         self.buffer.cut(self.collector.open())
-        goal = self.collector.steps + self.steps_per_round
-        while self.collector.steps < goal:
+        if self._goal is None:
+            self._goal = self.collector.steps + self.steps_per_round
+        while self.collector.steps < self._goal:
             self._step()
 
     def draw(self) -> Updates:
         """Draws the minibatches and the noise of the updates that follow a round."""
+        self._goal = None
         ready = self.buffer.size >= max(self.learning_starts, 1)
         updates = self.gradient_steps if ready else 0
         shape = (updates, self.batch_size, self.buffer.action.shape[-1])
@@ -101,6 +104,7 @@ class ReplayExperience:
         """Everything that going on exactly needs, as tensors and plain values."""
         return {
             "collector": self.collector.state_dict(),
+            "goal": self._goal,
             "buffer": self.buffer.state_dict() if self.keep_buffer else None,
             "noise": self._noise.value.clone(),
             "random": {purpose.name: random.get_state() for purpose, random in self._random.items()},
@@ -113,6 +117,7 @@ class ReplayExperience:
             ValueError: the buffer or the number of environments has another size.
         """
         self.collector.load_state_dict(state["collector"])
+        self._goal = state["goal"]
         if state["buffer"] is not None:
             self.buffer.load_state_dict(state["buffer"])
         else:

@@ -72,6 +72,10 @@ class RolloutMemory:
         # The same memory as NumPy sees it, which writes a row in a tenth of the time.
         self._rows = {name: block.numpy() for name, block in vars(self).items()}
 
+    def blocks(self) -> list[Tensor]:
+        """All blocks."""
+        return [getattr(self, name) for name in self._rows]
+
     def write(
         self,
         step: int,
@@ -155,6 +159,7 @@ class RolloutExperience:
         self._device = torch.device(device)
         self.steps_per_round = memory.reward.numel()
         self.noise = noise
+        self._written = 0
         self._actor = actor
         self._estimate = estimate
         self._epochs = epochs
@@ -165,16 +170,14 @@ class RolloutExperience:
         }
 
     def interact(self) -> None:
-        """Fills the memory with the policy as it is now."""
-        begun_anew = self.collector.open()
-        if self._return_scaler is not None:
-            self._return_scaler.begin(torch.from_numpy(begun_anew))
-        step = 0
-        while step < len(self.memory.reward):
-            step += self._step(step)
+        """Fills the memory, or what is left of it, with the policy as it is now."""
+        self._cut(self.collector.open())
+        while self._written < len(self.memory.reward):
+            self._step()
 
     def draw(self) -> Rollout:
         """The rollout in memory, valued."""
+        self._written = 0
         memory, actor = self.memory, self._actor
         observation, elapsed, action, reward, terminated, ended = (
             block.to(self._device)
@@ -213,9 +216,10 @@ class RolloutExperience:
         return rollout
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that going on exactly needs, as tensors and plain values; a rollout is never half full."""
+        """Everything that going on exactly needs, as tensors and plain values."""
         return {
             "collector": self.collector.state_dict(),
+            "rollout": [block[: self._written].clone() for block in self.memory.blocks()],  # if it was broken off
             "return_scaler": None if self._return_scaler is None else self._return_scaler.state_dict(),
             "noise": self.noise.value.clone(),
             "earlier": [_moved(samples, "cpu")._asdict() for samples in self._earlier],
@@ -229,6 +233,9 @@ class RolloutExperience:
             ValueError: the checkpoint has another number of environments.
         """
         self.collector.load_state_dict(state["collector"])
+        self._written = len(state["rollout"][0])
+        for block, written in zip(self.memory.blocks(), state["rollout"], strict=True):
+            block[: self._written] = written
         if self._return_scaler is not None and state["return_scaler"] is not None:
             self._return_scaler.load_state_dict(state["return_scaler"])
         self.noise.value = state["noise"].clone()
@@ -247,8 +254,7 @@ class RolloutExperience:
     def _remember(self, earlier: Sequence[dict[str, Tensor]]) -> None:
         self._earlier.extend(_moved(ValueSamples(**samples), self._device) for samples in earlier)
 
-    def _step(self, step: int) -> int:
-        """Takes a step; how many were taken."""
+    def _step(self) -> None:
         observation, elapsed = self.collector.observation, self.collector.lengths.astype(np.float32)
         noise = self.noise.draw(elapsed == 0, self._random[Purpose.EXPLORATION])
         with single_thread():
@@ -256,16 +262,19 @@ class RolloutExperience:
         try:
             taken = self.collector.step(self._actor.environment_units(action))
         except EnvironmentLostError as fault:
-            self._cut(step, self.collector.recover(fault))
-            return 0
+            self._cut(fault.where)
+            self._cut(self.collector.recover(fault))
+            return
         ended = taken.terminated | taken.truncated
-        self.memory.write(step, observation, elapsed, action, taken.reward, taken.observation, taken.terminated, ended)
-        return 1
+        self.memory.write(
+            self._written, observation, elapsed, action, taken.reward, taken.observation, taken.terminated, ended
+        )
+        self._written += 1
 
-    def _cut(self, step: int, where: Mask) -> None:
+    def _cut(self, where: Mask) -> None:
         """Ends the episodes that were given up with the step before this one."""
-        if step > 0:
-            self.memory.ended[step - 1] |= torch.from_numpy(where)
+        if self._written > 0:
+            self.memory.ended[self._written - 1] |= torch.from_numpy(where)
         elif self._return_scaler is not None:
             self._return_scaler.begin(torch.from_numpy(where))
 

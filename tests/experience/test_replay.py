@@ -225,8 +225,22 @@ def test_noise_is_fresh_at_an_episodes_first_step_alone() -> None:
     assert after[first].var() == pytest.approx(1, abs=5 * (2 / half) ** 0.5)
 
 
-def test_what_is_drawn_lies_on_the_buffers_device_which_is_never_waited_for() -> None:
-    """On "meta", where tensors have no values: whoever asks for one, as a GPU would be waited for, gets an error."""
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_buffer_on_the_gpu_draws_what_one_on_the_cpu_does() -> None:
+    here = lived(rows=6, num_envs=2, steps=20)
+    apart = ReplayBuffer(12, 2, OBSERVATION_SIZE, ACTION_SIZE, device="cuda")
+    apart.load_state_dict(here.buffer.state_dict())
+    twin = Life(apart)
+    twin.observation, twin.made, twin.rows = here.observation, here.made, list(here.rows)
+    for kinds in [[RUNNING, TERMINATED], [TRUNCATED, RUNNING], [CUT, BOTH]] * 5:
+        here.step(kinds)
+        twin.step(kinds)
+        ours, theirs = (each.buffer.sample(2, 8, torch.Generator().manual_seed(0)) for each in (here, twin))
+        assert all(torch.equal(a, b.cpu()) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_what_is_drawn_lies_on_the_buffers_device_from_which_no_value_is_read_back() -> None:
+    """On "meta", where tensors have no values: whoever asks for one gets an error."""
     life, random = Life(ReplayBuffer(12, 3, OBSERVATION_SIZE, ACTION_SIZE, device="meta")), torch.Generator()
     for step in range(17):
         life.step([TERMINATED if step % 2 else RUNNING, RUNNING, CUT])

@@ -73,17 +73,33 @@ def experience(device: str) -> RolloutExperience:
     )
 
 
-def test_a_rollout_lies_on_its_device_which_is_never_waited_for() -> None:
-    """On "meta", where tensors have no values: whoever asks for one, as a GPU would be waited for, gets an error."""
+def test_a_rollout_lies_on_its_device_from_which_no_value_is_read_back() -> None:
+    """On "meta", where tensors have no values: whoever asks for one gets an error."""
     apart, here = experience("meta"), experience("cpu")
     for number in range(4):
         apart.interact()
         here.interact()
         there, plain = apart.draw(), here.draw()
-        earlier = there.earlier or ()
-        assert len(earlier) == (0 if number == 0 else 3)
-        assert {field.device.type for field in (*there[:-1], *earlier)} == {"meta"}
-        assert [field.shape for field in there[:-1]] == [field.shape for field in plain[:-1]]
+        assert (there.earlier is None) == (plain.earlier is None) == (number == 0)
+        ours, theirs = ((*each[:-1], *(each.earlier or ())) for each in (there, plain))
+        assert {field.device.type for field in ours} == {"meta"}
+        assert [field.shape for field in ours] == [field.shape for field in theirs]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_rollout_on_the_gpu_is_that_on_the_cpu_and_goes_on_alike() -> None:
+    apart, here = experience("cuda"), experience("cpu")
+    for _ in range(3):
+        apart.interact()
+        here.interact()
+        there, plain = apart.draw(), here.draw()
+        for one, other in zip(
+            (*there[:-1], *(there.earlier or ())), (*plain[:-1], *(plain.earlier or ())), strict=True
+        ):
+            torch.testing.assert_close(one.cpu(), other)
+        state = apart.state_dict()
+        assert {samples["observation"].device.type for samples in state["earlier"]} == {"cpu"}
+        apart.load_state_dict(state)
 
 
 @pytest.mark.parametrize("on_device", [False, True])
