@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from gymnasium.spaces import Box
@@ -61,9 +61,10 @@ def check(args: list[str]) -> None:
     given = parser.parse_args(args)
     with parser.errors():
         problems = check_environment(given.env, given.env_kwargs, given.max_episode_steps)
-        actions = EnvironmentSpec(given.env, given.env_kwargs, given.max_episode_steps).make().action_space
-    by_trpo_alone = "" if isinstance(actions, Box) and actions.is_bounded() else " by TRPO"
-    print("\n".join(problems) or f"{given.env} can be learned in{by_trpo_alone}, and its episodes can be repeated.")
+        with closing(EnvironmentSpec(given.env, given.env_kwargs, given.max_episode_steps).make()) as environment:
+            actions = environment.action_space
+    algorithms = "SAC and TRPO" if isinstance(actions, Box) and actions.is_bounded() else "TRPO"
+    print("\n".join(problems) or f"{given.env} can be learned in by {algorithms}, and its episodes can be repeated.")
     if problems:
         sys.exit(1)
 
