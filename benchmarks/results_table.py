@@ -14,8 +14,9 @@ HEADER = """# Results
 
 Each row is a run of `python benchmarks/learn.py configs/….yaml results/…`: the mean ± standard deviation of 100 test
 episodes in Gymnasium, of seeds that were never trained or validated on, with the checkpoint that was best in the run's
-own evaluations and with the last one. Minutes are from the process's start to its end, evaluations included. Beside
-them stands what this project aims at, and what Stable-Baselines3's Zoo publishes for one agent of the same algorithm.
+own evaluations and with the last one. Minutes are from the process's start to its end, evaluations included; on a
+machine of two cores, all but the walker's beside other work, which makes them upper bounds. Then comes what this
+project aims at, and what Stable-Baselines3's Zoo publishes for one agent of the same algorithm.
 
 | algorithm | environment | seed | steps | best checkpoint | last checkpoint | minutes | aim | the Zoo's |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
