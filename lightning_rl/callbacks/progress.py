@@ -80,10 +80,9 @@ class RLProgressBar(RichProgressBar):
             told["steps/s"] = f"{(steps - first) / (now - began):,.0f}"
         if trainer.max_epochs and trainer.max_epochs > 0 and steps > run_first:
             module: Any = trainer.lightning_module
-            done = (
-                trainer.fit_loop.epoch_loop.batch_progress.current.ready / trainer.num_training_batches
-            )  # of the epoch
-            left = max(0.0, (trainer.max_epochs - trainer.current_epoch - done) * module.steps_per_epoch)
+            items = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            epochs = trainer.max_epochs - trainer.current_epoch - items / trainer.num_training_batches
+            left = max(0.0, epochs * module.steps_per_epoch)
             # Evaluations count here, which time left has to.
             told["left"] = str(timedelta(seconds=round(left * (now - run_began) / (steps - run_first))))
         return told
