@@ -82,7 +82,10 @@ class ReplayExperience:
 
     def interact(self) -> None:
         """Takes `train_freq` environment steps, or what is left of a round that was broken off."""
-        self.buffer.cut(self.collector.open())
+        try:
+            self.buffer.cut(self.collector.open())
+        except EnvironmentLostError as fault:
+            self._recover(fault)
         if self._goal is None:
             self._goal = self.collector.steps + self.steps_per_round
         while self.collector.steps < self._goal:
@@ -145,12 +148,16 @@ class ReplayExperience:
                 action = self._act(torch.from_numpy(observation), noise)
         try:
             step = self.collector.step(self._to_environment(action))
-        except EnvironmentLostError as fault:  # no step was taken: episodes that were given up end with the one before
-            self.buffer.cut(fault.where)
-            self.buffer.cut(self.collector.recover(fault))
+        except EnvironmentLostError as fault:
+            self._recover(fault)
             return
         ended = step.terminated | step.truncated
         self.buffer.add(observation, action, step.reward, step.observation, step.terminated, ended)
+
+    def _recover(self, fault: EnvironmentLostError) -> None:
+        """No step was taken: episodes that were given up end with the one before."""
+        self.buffer.cut(fault.where)
+        self.buffer.cut(self.collector.recover(fault))
 
     def _nothing(self) -> Transition:
         shape = (0, self.batch_size)

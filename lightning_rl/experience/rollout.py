@@ -171,7 +171,10 @@ class RolloutExperience:
 
     def interact(self) -> None:
         """Fills the memory, or what is left of it, with the policy as it is now."""
-        self._cut(self.collector.open())
+        try:
+            self._cut(self.collector.open())
+        except EnvironmentLostError as fault:
+            self._recover(fault)
         while self._written < len(self.memory.reward):
             self._step()
 
@@ -262,14 +265,17 @@ class RolloutExperience:
         try:
             taken = self.collector.step(self._actor.environment_units(action))
         except EnvironmentLostError as fault:
-            self._cut(fault.where)
-            self._cut(self.collector.recover(fault))
+            self._recover(fault)
             return
         ended = taken.terminated | taken.truncated
         self.memory.write(
             self._written, observation, elapsed, action, taken.reward, taken.observation, taken.terminated, ended
         )
         self._written += 1
+
+    def _recover(self, fault: EnvironmentLostError) -> None:
+        self._cut(fault.where)
+        self._cut(self.collector.recover(fault))
 
     def _cut(self, where: Mask) -> None:
         """Ends the episodes that were given up with the step before this one."""

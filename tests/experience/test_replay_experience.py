@@ -1,11 +1,12 @@
 from collections.abc import Sequence
+from unittest import mock
 
 import numpy as np
 import pytest
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from lightning_rl.environments import Step, TrainingSeeds
+from lightning_rl.environments import EnvironmentLostError, Step, TrainingSeeds
 from lightning_rl.experience import Collector, ReplayBuffer, ReplayExperience, Updates
 
 
@@ -86,6 +87,22 @@ def test_transition_before_a_lost_episode_keeps_its_true_next_observation() -> N
     assert sorted(first) == (last_seen[:, 0] - 2).tolist()  # from the observation made just before
     assert not any(before in last_seen for before, _ in pairs)  # no transition leads from the old life to the new
     assert len(pairs) == 8
+
+
+def test_an_episode_lost_while_it_is_brought_back_ends_with_its_last_transition() -> None:
+    experience = Experience(num_envs=2, buffer_size=20, learning_starts=0)
+    for _ in range(3):
+        experience.round()
+    last_seen = experience.collector.observation.copy()
+
+    def lost() -> None:
+        raise EnvironmentLostError({1: "did not come back"}, 2)
+
+    with mock.patch.object(experience.collector, "open", lost), pytest.raises(EnvironmentLostError):
+        experience.interact()
+    ending = experience.buffer.ending[experience.buffer._head - 1]
+    assert (ending >= 0).tolist() == [False, True]
+    assert experience.buffer.last_observation[int(ending[1])].tolist() == last_seen[1].tolist()
 
 
 def test_exploration_noise_has_variance_1_from_the_policys_first_step_on() -> None:
