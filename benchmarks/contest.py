@@ -2,7 +2,8 @@
 
 A contestant is a function that prepares its work and returns another one, which does a given amount of it, or returns a
 `Training`. Each lives in its own process, so that no library's threads or settings meet another's; only one works at
-a time.
+a time. A `Bare` contestant is a training's own process that goes on without Lightning's loops: two processes of the
+same work may differ by a few per cent.
 """
 
 import json
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -27,22 +28,37 @@ Contestant = Callable[..., Any]
 """Arguments to a `Work` or a `Training`."""
 
 
-def _turns(pipe: Connection, seconds: float, begun: float) -> Iterator[int]:
-    """The amounts of work to be done, one after the other; whoever iterates does them."""
+class Bare(NamedTuple):
+    """A contestant that is another one, a `Training`, in a bare loop."""
+
+    training: str
+    """Its name."""
+
+
+class Turn(NamedTuple):
+    """What a contestant is asked for."""
+
+    amount: int
+    bare: bool = False
+    """Whether a training's rounds and steps follow one another without Lightning's loops, callbacks and loggers."""
+
+
+def _turns(pipe: Connection, seconds: float, begun: float) -> Iterator[Turn]:
+    """The turns, one after the other; whoever iterates does them."""
     amount = 1
     while True:  # warms up, and finds an amount of work that takes about `seconds`
         started = time.perf_counter()
-        yield amount
+        yield Turn(amount)
         taken = time.perf_counter() - started
         if taken > seconds / 4:
             break
         amount *= 2
     amount = max(1, round(amount * seconds / taken))
-    yield amount
+    yield Turn(amount)
     pipe.send(time.perf_counter() - begun)
-    while pipe.recv():
+    while (bare := pipe.recv()) is not None:
         started = time.perf_counter()
-        yield amount
+        yield Turn(amount, bare)
         pipe.send(amount / (time.perf_counter() - started))
 
 
@@ -54,25 +70,33 @@ def _serve(prepare: Contestant, arguments: Sequence[Any], seconds: float, pipe: 
     if isinstance(contestant, Training):
         contestant.take(turns)
     else:
-        for amount in turns:
-            contestant(amount)
+        for turn in turns:
+            contestant(turn.amount)
 
 
 class Contest:
     """Contestants that take turns, for several rounds.
 
     Args:
-        contestants: by name, each with its arguments.
+        contestants: by name, each with its arguments, or `Bare` of one that comes before.
         seconds: of one turn, about.
     """
 
-    def __init__(self, contestants: Mapping[str, tuple[Contestant, Sequence[Any]]], seconds: float = 3.0) -> None:
+    def __init__(
+        self, contestants: Mapping[str, tuple[Contestant, Sequence[Any]] | Bare], seconds: float = 3.0
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.preparation: dict[str, float] = {}
         """Seconds until a contestant was warm, compilation included."""
         self._pipes: dict[str, Connection] = {}
+        self._bare: set[str] = set()
         self._processes = []
-        for name, (prepare, arguments) in contestants.items():
+        for name, contestant in contestants.items():
+            if isinstance(contestant, Bare):
+                self._pipes[name] = self._pipes[contestant.training]
+                self._bare.add(name)
+                continue
+            prepare, arguments = contestant
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(prepare, arguments, seconds, theirs), daemon=True)
             process.start()
@@ -86,14 +110,14 @@ class Contest:
         rates: dict[str, list[float]] = {name: [] for name in self._pipes}
         for _ in range(rounds):
             for name, pipe in self._pipes.items():
-                pipe.send(True)
+                pipe.send(name in self._bare)
                 rates[name].append(pipe.recv())
         return rates
 
     def close(self) -> None:
         """Ends the processes."""
-        for pipe in self._pipes.values():
-            pipe.send(False)
+        for pipe in set(self._pipes.values()):
+            pipe.send(None)
         for process in self._processes:
             process.join()
 
@@ -107,22 +131,17 @@ class Training(Callback):
     Args:
         module: its epoch has to be longer than all the work.
         log_every_n_steps: the trainer's.
-        bare: whether rounds and training steps follow one another in a plain loop instead, without Lightning's loops,
-            callbacks and loggers.
         items: of the stream in an amount of one.
         warm_up: items before the first turn.
     """
 
-    def __init__(
-        self, module: Any, log_every_n_steps: int, bare: bool = False, items: int = 1, warm_up: int = 0
-    ) -> None:
+    def __init__(self, module: Any, log_every_n_steps: int, items: int = 1, warm_up: int = 0) -> None:
         self.module = module
         self.log_every_n_steps = log_every_n_steps
-        self.bare = bare
         self.items = items
         self.warm_up = warm_up
 
-    def take(self, turns: Iterator[int]) -> None:
+    def take(self, turns: Iterator[Turn]) -> None:
         """Trains until there are no more turns."""
         self.turns = turns
         trainer = Trainer(
@@ -144,14 +163,15 @@ class Training(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         """Stands still where a turn is over, until the next one."""
         self.left -= 1
-        if self.left > 0:
-            return
-        if self.bare:
-            for amount in self.turns:
-                for index in range(amount * self.items):
+        while self.left == 0 and not trainer.should_stop:
+            turn = next(self.turns, None)
+            if turn is None:
+                trainer.should_stop = True
+            elif turn.bare:
+                for index in range(turn.amount * self.items):
                     pl_module.training_step(pl_module.next_item(), index)
-        self.left = self.items * next(self.turns, 0)
-        trainer.should_stop = self.left == 0
+            else:
+                self.left = turn.amount * self.items
 
 
 def ratio(rates: Mapping[str, Sequence[float]], name: str, reference: str) -> float:

@@ -5,7 +5,7 @@
 Stepping, acting, replay, updates and logging included; evaluation, warm-up and compilation left out. BipedalWalker-v3,
 batch 256, nets 256 × 256, learning rate 3e-4: one environment with an update a step, and 16 environments with 8 updates
 a round of 16 steps. The trainer's share is what the same rounds and updates take less when they are called one after
-another in a bare loop, without Lightning's loops, callbacks and loggers.
+another in a bare loop, in the same process, without Lightning's loops, callbacks and loggers.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from contest import Contest, Training, Work, machine, markdown, ratio, save
+from contest import Bare, Contest, Training, Work, machine, markdown, ratio, save
 
 WARM_UP = 1008
 
 
-def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool, bare: bool) -> Training:
-    """`SACModule`, under ``Trainer.fit`` or bare."""
+def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool) -> Training:
+    """`SACModule` under ``Trainer.fit``."""
     from lightning_rl import SACModule
 
     module = SACModule(
@@ -31,7 +31,7 @@ def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool, bar
         compile=compile,
         steps_per_epoch=10_000_000 * train_freq,
     )
-    return Training(module, log_every_n_steps=1_000, bare=bare, warm_up=WARM_UP // train_freq + 1)
+    return Training(module, log_every_n_steps=1_000, warm_up=WARM_UP // train_freq + 1)
 
 
 def stable_baselines(library: str, num_envs: int, train_freq: int, gradient_steps: int) -> Work:
@@ -73,9 +73,9 @@ def main() -> None:
     for size in ((1, 1, 1), (16, 16, 8)):
         contest = Contest(
             {
-                "compiled": (ours, (*size, True, False)),
-                "compiled, bare loop": (ours, (*size, True, True)),
-                "eager": (ours, (*size, False, False)),
+                "compiled": (ours, (*size, True)),
+                "compiled, bare loop": Bare("compiled"),
+                "eager": (ours, (*size, False)),
                 "SBX": (stable_baselines, ("sbx", *size)),
                 "SB3": (stable_baselines, ("sb3", *size)),
             },

@@ -174,6 +174,8 @@ def test_printed_configuration_runs(path: Path, capsys: pytest.CaptureFixture[st
     Path("printed.yaml").write_text(printed)
     if "backend: envpool" in printed:
         pytest.importorskip("envpool")
+    if "[mujoco]" in path.read_text():
+        pytest.importorskip("mujoco")
     main(["fit", "--config", "printed.yaml", "--trainer.fast_dev_run", "true"])
 
 
