@@ -31,6 +31,7 @@ def blocks(picture: Any) -> Any:
 
 
 def test_chosen_epochs_and_the_end_are_recorded(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    seed_everything(0)
     trainer = quiet_trainer(max_epochs=3, callbacks=[VideoRecorder(every_n_epochs=2)])
     module = small_sac()
     trainer.fit(module)
@@ -49,9 +50,11 @@ def test_chosen_epochs_and_the_end_are_recorded(small_sac: SAC, quiet_trainer: M
     for _ in range(30):
         observation = environment.step(module.act(observation))[0]
         expected.append(blocks(environment.render()))
-    differences = [[np.abs(blocks(picture) - each).mean() for each in expected] for picture in recorded]
-    assert [int(np.argmin(row)) for row in differences] == list(range(len(recorded)))
-    assert max(min(row) for row in differences) < 0.1  # of 255; two successive pictures differ by 0.4 and more
+    pictures = [blocks(picture) for picture in recorded]
+    ours = [np.abs(picture - each).mean() for picture, each in zip(pictures, expected, strict=False)]
+    next_ones = [np.abs(picture - each).mean() for picture, each in zip(pictures, expected[1:], strict=False)]
+    assert max(ours) < 0.1  # of 255
+    assert np.median(next_ones) > 0.4  # a picture too early or too late would be noticed, where the pendulum swings
 
 
 def test_recording_leaves_the_run_as_it_is(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
