@@ -2,8 +2,8 @@
 
 A contestant is a function that prepares its work and returns another one, which does a given amount of it, or returns a
 `Training`. Each lives in its own process, so that no library's threads or settings meet another's; only one works at
-a time. A `Bare` contestant is a training's own process that goes on without Lightning's loops: two processes of the
-same work may differ by a few per cent.
+a time. A `Bare` contestant is a training's own process that goes on without Lightning's loops, so that nothing else is
+different.
 """
 
 import json

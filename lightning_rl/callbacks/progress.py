@@ -17,7 +17,7 @@ class RLProgressBar(RichProgressBar):
     """Lightning's Rich progress bar with returns, environment steps, steps a second and the time left of the run.
 
     Args:
-        refresh_rate: refreshes a second; each costs training a few milliseconds.
+        refresh_rate: refreshes a second; 0 shows no bar.
     """
 
     def __init__(self, refresh_rate: int = 4) -> None:
@@ -52,8 +52,10 @@ class RLProgressBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Brings the bar up to date, no more often than it is drawn: an item may take but a few milliseconds."""
+        if self.is_disabled:
+            return
         now = time.monotonic()
-        if trainer.is_last_batch or now >= self._refreshed + 1 / max(self.refresh_rate, 1):
+        if trainer.is_last_batch or now >= self._refreshed + 1 / self.refresh_rate:
             self._refreshed = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
