@@ -8,7 +8,7 @@ import pytest
 import torch
 
 SCRIPT = """
-import sys
+import faulthandler, sys
 from types import SimpleNamespace
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -18,6 +18,7 @@ from lightning_rl.experience import Noise, Transition, Updates
 from lightning_rl.experience.rollout import Rollout
 
 algorithm, ranks = sys.argv[1], int(sys.argv[2])
+faulthandler.dump_traceback_later(280, exit=True)  # a run that hangs says where
 torch.set_num_threads(1)
 seed_everything(0)
 common = dict(env="Pendulum-v1", hidden_sizes=(16, 16), eval_episodes=2)

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import hashlib, json, sys
+import faulthandler, hashlib, json, sys
 from pathlib import Path
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning_rl import SACModule, TRPOModule
 
 algorithm, ranks = sys.argv[1], int(sys.argv[2])
+faulthandler.dump_traceback_later(280, exit=True)  # a run that hangs says where
 torch.set_num_threads(1)
 seed_everything(0)
 small = dict(env="Pendulum-v1", max_episode_steps=20, num_envs=2, hidden_sizes=(8,), eval_episodes=5)
@@ -47,7 +48,8 @@ Path(f"rank-{trainer.global_rank}.json").write_text(json.dumps({
 def ranks(algorithm: str, count: int) -> list[dict[str, object]]:
     Path("run.py").write_text(SCRIPT)
     command = [sys.executable, "run.py", algorithm, str(count)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(Path(f"rank-{rank}.json").read_text()) for rank in range(count)]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 SCRIPT = """
-import hashlib, io, json, os, signal, sys
+import faulthandler, hashlib, io, json, os, signal, sys
 from pathlib import Path
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -24,6 +24,7 @@ class Signal(Callback):
         if batch_idx == stop and trainer.global_rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
+faulthandler.dump_traceback_later(280, exit=True)  # a run that hangs says where
 torch.set_num_threads(1)
 seed_everything(0)
 small = dict(env="Pendulum-v1", max_episode_steps=20, num_envs=2, hidden_sizes=(8,), eval_episodes=2)
