@@ -4,12 +4,13 @@
 
 An update is what each library does once a gradient step: draws a minibatch from its replay buffer, and steps critics,
 actor, temperature and target. BipedalWalker's sizes, twin critics, Adam. The libraries take turns; medians of ratios
-are taken round by round. The floor is the time that the update's matrix products alone would take at the rate of a
-large product, measured in the same rounds.
+are taken round by round. A floor is what the update's matrix products alone would allow at the rate of a large product,
+measured in the same rounds: of PyTorch's own, and of oneDNN's, which `SACModule` uses where it is exact.
 """
 
 import argparse
 import statistics
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from contest import Contest, Work, machine, markdown, ratio, save
 
 OBSERVATION, ACTION, TRANSITIONS = 24, 4, 20_000
+FLOORS = ("floor", "floor, oneDNN")
 CHUNK = 64  # updates at a time; SBX compiles its loop anew for another number
 
 
@@ -96,14 +98,17 @@ def stable_baselines(library: str, batch: int, width: int) -> Work:
     return work
 
 
-def matmul(size: int = 1024) -> Work:
-    """Square float32 products; an amount of one is a GFLOP."""
+def matmul(fast: bool, size: int = 1024) -> Work:
+    """Square float32 products, by `fast_products` or as PyTorch comes; an amount of one is a GFLOP."""
+    from lightning_rl.products import fast_products
+
     left, right = torch.randn(size, size), torch.randn(size, size)
     repeats = 1e9 / (2 * size**3)
 
     def work(gflop: int) -> None:
-        for _ in range(max(1, round(gflop * repeats))):
-            left @ right
+        with fast_products() if fast else nullcontext():
+            for _ in range(max(1, round(gflop * repeats))):
+                left @ right
 
     return work
 
@@ -122,7 +127,8 @@ def gflop(batch: int, width: int) -> float:
 def contestants(batch: int, width: int) -> dict[str, Any]:
     """Everyone, with the sizes of this table's row."""
     return {
-        "matmul": (matmul, ()),
+        "matmul": (matmul, (False,)),
+        "matmul, oneDNN": (matmul, (True,)),
         "eager": (ours, (batch, width, False, False)),
         "compiled": (ours, (batch, width, True, False)),
         "compiled, bf16": (ours, (batch, width, True, True)),
@@ -137,12 +143,13 @@ def row(batch: int, width: int, rounds: int, seconds: float) -> dict[str, Any]:
     rates = contest.rates(rounds)
     contest.close()
     rates = {name: [CHUNK * rate for rate in values] for name, values in rates.items()}
-    rates["floor"] = [rate / CHUNK / gflop(batch, width) for rate in rates["matmul"]]
+    for products in ("", ", oneDNN"):
+        rates[f"floor{products}"] = [rate / CHUNK / gflop(batch, width) for rate in rates[f"matmul{products}"]]
     return {
         "batch": batch,
         "width": width,
         "updates_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
-        "compiled_to": {name: ratio(rates, "compiled", name) for name in ("SB3", "SBX", "eager", "floor")},
+        "compiled_to": {name: ratio(rates, "compiled", name) for name in ("SB3", "SBX", "eager", *FLOORS)},
         "bf16_to": {name: ratio(rates, "compiled, bf16", name) for name in ("SB3", "SBX")},
         "preparation_s": contest.preparation,
         "rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
@@ -161,15 +168,23 @@ def main() -> None:
     if arguments.sweep:
         sizes += [(batch, 256) for batch in (64, 1024, 4096)] + [(256, width) for width in (64, 512, 1024)]
     rows = [row(*size, arguments.rounds, arguments.seconds) for size in sizes]
-    names = ("floor", "compiled", "compiled, bf16", "eager", "SBX", "SB3")
+    names = (*FLOORS, "compiled", "compiled, bf16", "eager", "SBX", "SB3")
     table = markdown(
-        ["batch", "width", *(f"{name}, updates/s" for name in names), "compiled / SBX", "compiled / SB3", "/ floor"],
+        [
+            "batch",
+            "width",
+            *(f"{name}, updates/s" for name in names),
+            "compiled / SBX",
+            "compiled / SB3",
+            "/ floor",
+            "/ floor, oneDNN",
+        ],
         [
             [
                 r["batch"],
                 r["width"],
                 *(r["updates_per_second"][name] for name in names),
-                *(r["compiled_to"][name] for name in ("SBX", "SB3", "floor")),
+                *(r["compiled_to"][name] for name in ("SBX", "SB3", *FLOORS)),
             ]
             for r in rows
         ],
