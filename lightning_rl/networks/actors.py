@@ -7,6 +7,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name that the field knows it by)
 
+from lightning_rl.networks.bounds import inner_bounds
 from lightning_rl.networks.mlp import mlp
 
 LOG_STD_MIN = -20.0
@@ -57,12 +58,9 @@ class SquashedGaussianActor(nn.Module):
         super().__init__()
         self.network = network
         low, high = (bound.reshape(-1).astype(np.float64) for bound in (action_space.low, action_space.high))
-        for name, value in {
-            "low": low,
-            "high": high,
-            "action_scale": (high - low) / 2,
-            "action_bias": (high + low) / 2,
-        }.items():
+        for name, bound in zip(("low", "high"), inner_bounds(low, high), strict=True):
+            self.register_buffer(name, bound)
+        for name, value in {"action_scale": (high - low) / 2, "action_bias": (high + low) / 2}.items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()))
 
     def distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:

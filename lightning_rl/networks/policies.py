@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_rl.moments import Normalizer
+from lightning_rl.networks.bounds import inner_bounds
 from lightning_rl.networks.mlp import orthogonal_mlp
 
 Bound = NDArray[np.float64]
@@ -139,7 +140,9 @@ class GaussianPolicy(Policy):
         self.log_std = nn.Parameter(torch.zeros(size))
         low, high = (bound.reshape(-1).astype(np.float64) for bound in (action_space.low, action_space.high))
         scale, bias = _scale_and_bias(low, high)
-        for name, value in {"low": low, "high": high, "action_scale": scale, "action_bias": bias}.items():
+        for name, bound in zip(("low", "high"), inner_bounds(low, high), strict=True):
+            self.register_buffer(name, bound)
+        for name, value in {"action_scale": scale, "action_bias": bias}.items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()))
 
     def forward(self, observation: Tensor) -> Tensor:

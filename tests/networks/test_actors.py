@@ -160,6 +160,15 @@ def test_environment_action_hits_common_bounds_exactly(low: float, high: float) 
     assert policy.to_environment(torch.tensor([-1.0, 1.0])).tolist() == [float(space.low[0]), float(space.high[0])]
 
 
+def test_bounds_that_single_precision_does_not_hold_are_kept_in_double() -> None:
+    space = Box(np.array([-0.1, -0.3, 1.1]), np.array([0.1, 0.7, 1.3]), dtype=np.float64)
+    actor = SquashedGaussianActor(GaussianNetwork(2, 3, [], nn.ReLU), space)
+    for extreme in (-1.0, 1.0):
+        action = actor.to_environment(torch.full((3,), extreme)).numpy().astype(np.float64)
+        assert space.contains(action)
+        assert np.allclose(action, space.high if extreme > 0 else space.low, rtol=1e-6)
+
+
 def test_reparametrised_sample_passes_gradients_to_mean_and_std() -> None:
     noise = randn(3, 2)
 

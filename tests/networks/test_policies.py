@@ -201,6 +201,14 @@ def test_squashed_actions_approach_their_bounds_and_never_pass_them() -> None:
         GaussianPolicy(5, UNBOUNDED, squash_actions=True)
 
 
+@pytest.mark.parametrize("squash_actions", [False, True])
+def test_bounds_that_single_precision_does_not_hold_are_kept_in_double(squash_actions: bool) -> None:
+    space = Box(np.array([-0.1, -0.3]), np.array([0.1, 0.7]), dtype=np.float64)
+    policy = GaussianPolicy(3, space, squash_actions=squash_actions)
+    for extreme in (-50.0, 50.0):
+        assert space.contains(policy.to_environment(torch.full((2,), extreme)).numpy().astype(np.float64))
+
+
 def test_actions_of_a_box_of_any_shape_are_one_vector() -> None:
     policy = GaussianPolicy(5, Box(-1, 1, (2, 3)))
     assert policy.action_size == 6
