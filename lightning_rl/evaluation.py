@@ -1,9 +1,10 @@
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
@@ -45,6 +46,18 @@ class SeedBatches:
     def __iter__(self) -> Iterator[Tensor]:
         for start in range(0, len(self._seeds), self._batch_size):
             yield torch.tensor(self._seeds[start : start + self._batch_size])
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module as an evaluation has it, afterwards as it was, every part of it."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def play(

@@ -41,7 +41,7 @@ from lightning_rl.environments import (
     require_envpool,
     spaces,
 )
-from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, play
+from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, evaluating, play
 from lightning_rl.experience import Collector, Episode, EpochStream
 from lightning_rl.loggers import CSVLogger
 from lightning_rl.shards import read_shard, write_shard
@@ -189,7 +189,8 @@ class RLModule(LightningModule):
             )
         rows = array.reshape(-1, int(np.prod(shape)))
         policy = self._greedy if deterministic else self._sampled
-        actions = policy(rows.astype(np.float32))
+        with evaluating(self):
+            actions = policy(rows.astype(np.float32))
         return actions[0] if array.shape == shape else actions
 
     def _greedy(self, observation: Array) -> Actions:

@@ -243,7 +243,7 @@ class SACModule(RLModule):
             target = batch.reward + self.gamma * next_value.masked_fill(batch.terminated, 0)
         q = self.critic(batch.observation, batch.action)
         loss = (q - target).square().mean(-1).sum()
-        gradients = torch.autograd.grad(loss, list(self.critic.parameters()))
+        gradients = torch.autograd.grad(loss, learned(self.critic))
         return CriticGradients(gradients, loss.detach(), q.detach().mean())
 
     def actor_gradients(self, batch: Transition, noise: Tensor) -> ActorGradients:
@@ -258,7 +258,7 @@ class SACModule(RLModule):
         action, log_prob = self.actor.rsample(batch.observation, noise)
         q = self.critic(batch.observation, action).amin(0)
         loss = (self.alpha * log_prob - q).mean()
-        gradients = torch.autograd.grad(loss, list(self.actor.parameters()))
+        gradients = torch.autograd.grad(loss, learned(self.actor))
         return ActorGradients(gradients, loss.detach(), log_prob.detach())
 
     def alpha_gradients(self, log_prob: Tensor) -> Sequence[Tensor]:
@@ -336,10 +336,10 @@ class SACModule(RLModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer each for the critics, the actor and, where it is learned, the temperature."""
-        learned = [list(self.critic.parameters()), list(self.actor.parameters())]
+        parameters = [learned(self.critic), learned(self.actor)]
         if self.learns_alpha:
-            learned.append([self.log_alpha])
-        optimizers = [self.optimizer(parameters) for parameters in learned]
+            parameters.append([self.log_alpha])
+        optimizers = [self.optimizer(each) for each in parameters]
         if self.lr_scheduler is None:
             return optimizers
         return optimizers, [self.lr_scheduler(optimizer) for optimizer in optimizers]
@@ -384,6 +384,11 @@ class SACModule(RLModule):
             rank=self.global_rank,
             keep_buffer=self.save_replay_buffer,
         )
+
+
+def learned(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn: a part of a network of the user's own may be frozen."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def _bounded(name: str, space: gym.Space[Any]) -> Box:

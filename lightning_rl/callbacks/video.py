@@ -3,8 +3,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import nn
 
 from lightning_rl.callbacks.checkpoints import run_folder
 from lightning_rl.environments import TEST_SEEDS, VALIDATION_SEEDS, EnvironmentSpec
+from lightning_rl.evaluation import evaluating
 
 Frame = NDArray[np.uint8]
 GIF_STRIDE, GIF_WIDTH = 4, 360  # TensorBoard's copy: every so many frames, so many pixels wide
@@ -151,17 +151,6 @@ def record_episode(module: Any, seed: int, path: Path) -> list[Frame]:
             frames: list[Any] = environment.recorded_frames
         shutil.move(next(Path(folder, "new").glob("*.mp4")), path)
     return frames
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module as an evaluation has it, afterwards as it was."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 def gif(frames: Sequence[Frame]) -> tuple[bytes, int]:
