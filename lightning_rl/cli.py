@@ -1,4 +1,5 @@
 import argparse
+import pickle
 import re
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from lightning_rl.algorithms import RLModule
 from lightning_rl.callbacks import TrajectoryWriter
+from lightning_rl.checkpoint_io import read_whole
 from lightning_rl.commands import COMMANDS
 from lightning_rl.loggers import share_folder
 
@@ -55,6 +57,14 @@ class RLCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would lay the checkpoint's hyperparameters over the user's (`checkpoint_settings`)."""
+
+    def before_instantiate_classes(self) -> None:
+        """Lets the loggers write where ``--trainer.default_root_dir`` says, as a bare Trainer's do."""
+        trainer = self._get(self.config, "trainer")
+        loggers = trainer.logger if isinstance(trainer.logger, list) else []
+        for logger in loggers if trainer.default_root_dir else []:
+            if logger.get("init_args.save_dir") == ".":
+                logger.init_args.save_dir = str(trainer.default_root_dir)
 
     def after_test(self) -> None:
         """Prints the test's statistics, a line of a table."""
@@ -98,11 +108,14 @@ def main(args: list[str] | None = None) -> None:
 def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
     """The hyperparameters of ``--ckpt_path`` as a first ``--config``, which the user's own and all flags override."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--ckpt_path", type=Path)
-    checkpoint = parser.parse_known_args(args)[0].ckpt_path
-    if checkpoint is None or not checkpoint.is_file():
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("-c", "--config", action="append", default=[])
+    given = parser.parse_known_args(args)[0]
+    paths = [*(_setting(Path(each), "ckpt_path") for each in given.config), given.ckpt_path]
+    named = [path for path in paths if path is not None]
+    if not named or not Path(named[-1]).is_file():
         return []
-    settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
+    settings = hyperparameters(Path(named[-1]))
     class_path = settings.pop("_class_path", None)
     if class_path is None:
         return []
@@ -110,6 +123,19 @@ def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
     path = folder / "checkpoint.yaml"
     path.write_text(yaml.safe_dump({"model": {"class_path": class_path, "init_args": settings}}))
     return ["--config", str(path)]
+
+
+def hyperparameters(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's hyperparameters; one that cannot be read ends the command with what is wrong with it."""
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        try:
+            content = read_whole(checkpoint)
+        except ValueError as error:
+            sys.exit(f"lightning-rl: error: {error}")
+    settings: dict[str, Any] = content.get("hyper_parameters", {})
+    return settings
 
 
 def default_model(args: list[str]) -> list[str]:
@@ -121,16 +147,16 @@ def default_model(args: list[str]) -> list[str]:
     parser.add_argument("--model", "--model.class_path")
     parser.add_argument("-c", "--config", action="append", default=[])
     given = parser.parse_known_args(args)[0]
-    models = [given.model, *(_model_of(Path(each)) for each in given.config)]
+    models = [given.model, *(_setting(Path(each), "model") for each in given.config)]
     named = any(isinstance(model, str) or (isinstance(model, dict) and "class_path" in model) for model in models)
     return [] if named else ["--model", "lightning_rl.SACModule"]
 
 
-def _model_of(config: Path) -> Any:
-    """What a configuration says of the model; of a file that is none the parser tells, which reads it next."""
+def _setting(config: Path, name: str) -> Any:
+    """What a configuration says of one thing; of a file that is none the parser tells, which reads it next."""
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
         content = yaml.safe_load(config.read_text())
-        return content.get("model") if isinstance(content, dict) else None
+        return content.get(name) if isinstance(content, dict) else None
     return None
 
 

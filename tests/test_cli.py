@@ -91,6 +91,29 @@ def test_a_checkpoint_alone_is_enough_to_test(config: str, capsys: pytest.Captur
     assert re.search(r"\W+30\.0\W+$", shown.splitlines()[-2])  # the mean length, at the end of the one row
 
 
+def test_a_configuration_may_name_the_checkpoint(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", config, "--trainer.max_epochs", "1", "--trainer.default_root_dir", "elsewhere"])
+    assert not Path("lightning_logs").exists()
+    last = "elsewhere/lightning_logs/version_0/checkpoints/last.ckpt"
+    Path("test.yaml").write_text(f"ckpt_path: {last}\ntrainer:\n  accelerator: cpu\n")
+    capsys.readouterr()
+    main(["test", "--config", "test.yaml"])
+    assert "Pendulum-v1, 3 test episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 and then nothing", b""])
+def test_a_torn_checkpoint_is_named(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("torn.ckpt").write_bytes(content)
+    with pytest.raises(SystemExit, match=r"torn\.ckpt is torn, or no checkpoint"):
+        main(["test", "--ckpt_path", "torn.ckpt"])
+
+
+def test_a_checkpoint_with_code_in_it_is_refused() -> None:
+    torch.save({"hyper_parameters": {"gamma": Path("x")}}, "code.ckpt")
+    with pytest.raises(SystemExit, match=r"code\.ckpt carries more than tensors and plain values"):
+        main(["test", "--ckpt_path", "code.ckpt"])
+
+
 def test_flags_win_over_the_checkpoint(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", config, "--trainer.max_epochs", "1"])
     last = "lightning_logs/version_0/checkpoints/last.ckpt"
