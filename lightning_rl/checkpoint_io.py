@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             return
         replaced = shards_of(Path(path))
         try:
-            write_whole(checkpoint, Path(path))
+            write_whole(with_shards_beside(checkpoint, Path(path)), Path(path))
         except OSError as error:
             self.tell(error)
         else:
@@ -137,6 +138,23 @@ def read_whole(path: Path, map_location: Any = "cpu", weights_only: bool = True)
             f"it was not loaded. ({str(error).splitlines()[0]})"
         ) from error
     return loaded
+
+
+def with_shards_beside(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint that names its shards as they lie beside its path, once they are moved there.
+
+    They were written before anyone but Lightning knew the path, where the run's checkpoints usually are.
+
+    Raises:
+        OSError: they could not be moved.
+    """
+    written = [Path(shard) for shard in checkpoint.get("shards", [])]
+    folder = path.parent / SHARDS
+    for shard in written:
+        if shard.parent.resolve() != folder.resolve():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.move(shard, folder / shard.name)
+    return {**checkpoint, "shards": [shard.name for shard in written]} if written else checkpoint
 
 
 def shards_of(path: Path) -> list[Path]:

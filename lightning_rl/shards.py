@@ -17,23 +17,23 @@ def write_shard(trainer: Trainer, experience: dict[str, Any]) -> list[str] | Non
     shards until the new one, which names these, has taken its place.
 
     Returns:
-        The files' names, one for each rank after the first; nothing where one of them could not be written and the
-        run goes on without.
+        The files' paths, one for each rank after the first, which `WholeCheckpointIO` brings to where the checkpoint
+        goes; nothing where one of them could not be written and the run goes on without.
 
     Raises:
         OSError: this rank's, or another's, could not be written.
     """
     token = trainer.strategy.broadcast(uuid.uuid4().hex)
     folder = trainer.strategy.broadcast(str(checkpoint_folder(trainer) / SHARDS))
-    names = [f"{token}-rank-{rank}.pt" for rank in range(1, trainer.world_size)]
+    paths = [Path(folder) / f"{token}-rank-{rank}.pt" for rank in range(1, trainer.world_size)]
     failure: OSError | None = None
     if trainer.global_rank > 0:
         try:
-            write_whole({"experience": experience}, Path(folder) / names[trainer.global_rank - 1])
+            write_whole({"experience": experience}, paths[trainer.global_rank - 1])
         except OSError as error:
             failure = error
     if trainer.strategy.reduce_boolean_decision(failure is None, all=True):
-        return names
+        return [str(path) for path in paths]
     if failure is None:
         failure = OSError("another rank could not write its part of the checkpoint; the one before is as it was.")
     plugin = trainer.strategy.checkpoint_io
@@ -49,7 +49,7 @@ def read_shard(path: Path, names: list[str], rank: int) -> dict[str, Any]:
     Raises:
         ValueError: the file is not there, or torn.
     """
-    shard = path.parent / SHARDS / names[rank - 1]
+    shard = path.parent / SHARDS / Path(names[rank - 1]).name
     try:
         experience: dict[str, Any] = read_whole(shard)["experience"]
     except FileNotFoundError as error:

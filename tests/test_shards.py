@@ -44,6 +44,7 @@ def digest(value):
     torch.save(value, written)
     return hashlib.sha256(written.getvalue()).hexdigest()
 
+trainer.save_checkpoint("mine/end.ckpt", weights_only=False)
 Path(f"rank-{trainer.global_rank}.json").write_text(json.dumps({
     "weights": digest(list(module.state_dict().values())),
     "experience": digest(module.experience.state_dict()),
@@ -72,6 +73,9 @@ def test_a_signal_to_one_rank_ends_both_and_they_resume_exactly(algorithm: str) 
     names = {path.name for path in Path("checkpoints/shards").iterdir()}
     named = [torch.load(path, weights_only=True)["shards"] for path in Path("checkpoints").glob("*.ckpt")]
     assert names == {name for shards in named for name in shards}
+    # A checkpoint elsewhere has its shard beside it.
+    assert [path.name for path in Path("mine/shards").iterdir()] == torch.load("mine/end.ckpt")["shards"]
+    assert run(algorithm, 2, 2, "mine/end.ckpt")[0] == unbroken
     run(algorithm, 2, 2, stop=1)
     Path("checkpoints").rename("two")
     resumed, said = run(algorithm, 2, 2, "two/last.ckpt")
