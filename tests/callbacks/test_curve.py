@@ -80,6 +80,11 @@ def test_without_loggers_nothing_is_written(small_sac: SAC, quiet_trainer: MakeT
     assert list(Path().iterdir()) == []
 
 
+def test_a_trial_run_writes_nothing(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    quiet_trainer(fast_dev_run=True).fit(small_sac())
+    assert list(Path().iterdir()) == []
+
+
 def test_the_clock_stands_still_between_runs(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
     curve = LearningCurve()
     trainer = quiet_trainer(max_epochs=1, callbacks=[curve])
