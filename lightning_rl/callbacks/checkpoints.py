@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 
@@ -41,7 +42,13 @@ class ModelCheckpoint(lightning_callbacks.ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves if this item crossed a multiple; an epoch's last item leaves it to the epoch's end."""
-        if not trainer.is_last_batch:
+        if not trainer.is_last_batch and not evaluation_follows(trainer):
+            self._save_if_crossed(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves as Lightning does, and what the item before an evaluation in the middle of an epoch crossed."""
+        super().on_validation_end(trainer, pl_module)
+        if is_mid_epoch(trainer):
             self._save_if_crossed(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,14 +95,37 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves if ``max_steps`` or a Timer stops the run here: Lightning then takes the epoch for a finished one."""
-        reached = 0 <= trainer.max_steps <= trainer.global_step
-        if not trainer.is_last_batch and (reached or trainer.should_stop):
+        if not trainer.is_last_batch and not evaluation_follows(trainer) and stops_here(trainer):
+            save_last(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves if the run stops after an evaluation in the middle of an epoch."""
+        if is_mid_epoch(trainer) and stops_here(trainer):
             save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves after the epoch's evaluation."""
         if trainer.is_last_batch:
             save_last(trainer)
+
+
+def evaluation_follows(trainer: Trainer) -> bool:
+    """Whether an evaluation comes right after this item: a checkpoint before it would lose it, resumed."""
+    loop = trainer.fit_loop
+    fetcher = loop._data_fetcher
+    return fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def is_mid_epoch(trainer: Trainer) -> bool:
+    """Whether this evaluation is training's, and more items of its epoch follow."""
+    fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+    return fitting and not trainer.is_last_batch
+
+
+def stops_here(trainer: Trainer) -> bool:
+    """Whether the run ends with this item; ``min_epochs`` and ``min_steps`` overrule who wants to stop it."""
+    reached = 0 <= trainer.max_steps <= trainer.global_step
+    return reached or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
 
 def save_last(trainer: Trainer) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_rl.callbacks.checkpoints import checkpoint_folder, save_last
+from lightning_rl.callbacks.checkpoints import checkpoint_folder, evaluation_follows, is_mid_epoch, save_last
 from lightning_rl.environments import EnvironmentLostError
 
 
@@ -20,7 +20,7 @@ class Interrupted(SystemExit):
 class Interruption(Checkpoint):
     """Lets SIGINT (Ctrl-C) and SIGTERM end a run between two items, so that resuming from `last.ckpt` is exact.
 
-    The first signal lets the current item finish; at an epoch's last item, the evaluation too. A second one has its
+    The first signal lets the current item finish, and the evaluation that follows it, if one does. A second one has its
     usual effect at once. A signal to one rank ends all of them, and so does the end of one's ``torchrun`` agent, which
     would leave its ranks behind when it is killed. It is a Checkpoint so that it comes after the others: what they have
     to save or to count is done when the run leaves.
@@ -30,7 +30,7 @@ class Interruption(Checkpoint):
     """
 
     def __init__(self, saves: bool = True) -> None:
-        self._saves = saves
+        self.saves = saves
         self._received: int | None = None
         self._before: dict[int, Any] = {}
         self._agent: int | None = None
@@ -46,8 +46,13 @@ class Interruption(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Leaves after this item, unless the epoch is about to end."""
-        if not trainer.is_last_batch:
+        """Leaves after this item, unless an evaluation or the epoch's end belongs to it."""
+        if not trainer.is_last_batch and not evaluation_follows(trainer):
+            self._leave(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves after an evaluation in the middle of an epoch."""
+        if is_mid_epoch(trainer):
             self._leave(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,14 +66,14 @@ class Interruption(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives the signals back, saves if an environment is at fault, and ends the environments' processes."""
         self._give_back()
-        if isinstance(exception, EnvironmentLostError) and exception.everywhere and self._saves:
+        if isinstance(exception, EnvironmentLostError) and exception.everywhere and self.saves:
             save_last(trainer)
             rank_zero_info(f"What was learned until then is in {checkpoint_folder(trainer) / 'last.ckpt'}.")
         pl_module.teardown("fit")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = number
-        then = "saving last.ckpt and leaving" if self._saves else "leaving; no checkpoint is kept"
+        then = "saving last.ckpt and leaving" if self.saves else "leaving; no checkpoint is kept"
         rank_zero_info(f"\n{signal.Signals(number).name}: finishing the current item, then {then}. Once more: at once.")
         self._give_back()
 
@@ -77,7 +82,7 @@ class Interruption(Checkpoint):
             raise RuntimeError("the torchrun agent that started this process is gone, and with it the run.")
         received = self._received_anywhere(trainer)
         if received:
-            if self._saves:
+            if self.saves:
                 save_last(trainer)
             raise Interrupted(128 + received)
 

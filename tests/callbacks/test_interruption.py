@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from lightning_rl import SACModule
-from lightning_rl.callbacks import Interrupted, LearningCurve, RLProgressBar
+from lightning_rl.callbacks import Interrupted, Interruption, LastCheckpoint, LearningCurve, RLProgressBar
 from lightning_rl.loggers import CSVLogger
 
 SAC = Callable[..., SACModule]
@@ -69,6 +70,32 @@ def test_without_checkpoints_it_says_that_none_is_kept(
         trainer.fit(small_sac())
     assert "no checkpoint is kept" in caplog.text
     assert not list(Path().rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("given", [LastCheckpoint, Interruption])
+def test_a_callback_of_ones_own_replaces_only_its_kind(
+    small_sac: SAC, quiet_trainer: MakeTrainer, given: Callable[[], Callback]
+) -> None:
+    quiet_trainer(max_epochs=1, callbacks=[given()], logger=False).fit(small_sac())
+    assert {path.name for path in Path().rglob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+
+
+def test_time_left_is_that_of_the_items_that_a_limit_leaves(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    bar, steps = RLProgressBar(), []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
+            if trainer.global_step:
+                bar._run_began = (time.monotonic() - 100, 0)  # as if all steps so far had taken 100 seconds
+                left = bar.get_metrics(trainer, module)["left"]
+                steps.append((trainer.current_epoch, module.environment_steps, left))
+
+    trainer = quiet_trainer(
+        max_epochs=2, limit_train_batches=5, limit_val_batches=0, callbacks=[bar, Watch()], enable_progress_bar=True
+    )
+    trainer.fit(small_sac())
+    assert steps[0] == (0, 32, "0:06:40")  # 128 of 160 steps are left, at 32 in 100 seconds
+    assert steps[-1] == (1, 160, "0:00:00")
 
 
 def test_the_bar_shows_return_steps_and_speed_and_a_users_own_bar_stays(
