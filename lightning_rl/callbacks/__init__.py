@@ -11,7 +11,7 @@ from lightning_rl.callbacks.curve import LearningCurve
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
 from lightning_rl.callbacks.progress import RLProgressBar
 from lightning_rl.callbacks.ranks import SameWeights
-from lightning_rl.callbacks.schedules import FallingNoise, GrowingHorizon, RisingCorrelation
+from lightning_rl.callbacks.schedules import FallingNoise, GrowingHorizon, GrowingReuse, RisingCorrelation
 from lightning_rl.callbacks.summary import RunSummary
 from lightning_rl.callbacks.trajectories import TrajectoryWriter
 from lightning_rl.callbacks.video import VideoRecorder
@@ -20,6 +20,7 @@ __all__ = [
     "BestCheckpoint",
     "FallingNoise",
     "GrowingHorizon",
+    "GrowingReuse",
     "Interrupted",
     "Interruption",
     "LastCheckpoint",
@@ -43,11 +44,15 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     added: list[Callback] = []
     present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     checkpoints = [each for each in trainer.checkpoint_callbacks if not isinstance(each, Interruption)]
+    # Lightning adds its default unless there is a Checkpoint, which a LastCheckpoint or an Interruption is as well.
+    saving = [each for each in trainer.checkpoint_callbacks if getattr(each, "saves", True)]
     if len(checkpoints) == 1 and _is_default(checkpoints[0]):
         present.remove(checkpoints[0])
         added.append(BestCheckpoint())
+    elif saving and all(isinstance(each, LastCheckpoint | Interruption) for each in saving):
+        added.append(BestCheckpoint())
     keeps_last = any(isinstance(c, LastCheckpoint) or getattr(c, "save_last", False) for c in checkpoints)
-    if checkpoints and not keeps_last:
+    if saving and not keeps_last:
         added.append(LastCheckpoint())
     bar = trainer.progress_bar_callback
     if type(bar) is RichProgressBar and _settings(bar) == _settings(RichProgressBar()):
@@ -56,7 +61,7 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     kinds = (LearningCurve, RunSummary)
     added += [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in present)]
     if not any(isinstance(callback, Interruption) for callback in present):
-        added.append(Interruption(saves=bool(checkpoints)))
+        added.append(Interruption(saves=bool(saving)))
     return added
 
 

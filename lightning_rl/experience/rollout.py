@@ -13,13 +13,19 @@ from lightning_rl.moments import ReturnScaler
 from lightning_rl.threads import single_thread
 
 
-class ValueSamples(NamedTuple):
-    """Observations and what V was to be there."""
+class Samples(NamedTuple):
+    """A rollout's transitions without their order in time, as it was valued when it was lived through."""
 
     observation: Tensor
     """``[n, observation_size]``."""
     elapsed: Tensor
     """``[n]``: steps since the episode's first observation."""
+    action: Tensor
+    """``[n, action_size]``."""
+    log_prob: Tensor
+    """``[n]``: log π_old(a|s), under the policy that acted."""
+    advantage: Tensor
+    """``[n]``."""
     value_target: Tensor
     """``[n]``."""
 
@@ -44,8 +50,19 @@ class Rollout(NamedTuple):
     order: Tensor
     """``[epochs, steps · num_envs]``: the order in which each epoch of the value function's fit goes through this
     rollout's transitions, the first in number, and the earlier ones."""
-    earlier: ValueSamples | None = None
-    """Of the rollouts before, which the value function is fitted to as well."""
+    earlier: Samples | None = None
+    """Of the rollouts before, the oldest first, which the value function is fitted to as well."""
+
+    def samples(self) -> Samples:
+        """Its own transitions, in memory of their own."""
+        return Samples(
+            self.observation.flatten(0, 1).clone(),
+            self.elapsed.flatten().clone(),
+            self.action.flatten(0, 1).clone(),
+            self.log_prob.flatten(),
+            self.advantage.flatten(),
+            self.value_target.flatten(),
+        )
 
 
 class RolloutMemory:
@@ -132,7 +149,7 @@ class RolloutExperience:
         estimate: reward, value, next value, terminated and ended, ``[steps, num_envs]`` each, to advantages and value
             targets.
         epochs: passes of the value function's fit over a rollout.
-        value_rollouts: rollouts that the fit draws from, the newest included.
+        value_rollouts: rollouts that the fit draws from, the newest included; a rollout comes with those before it.
         return_scaler: divides the rewards by the running standard deviation of the return; ``None`` leaves them.
         run_seed: of the whole run.
         rank: of this process.
@@ -163,7 +180,7 @@ class RolloutExperience:
         self._actor = actor
         self._estimate = estimate
         self._epochs = epochs
-        self._earlier: deque[ValueSamples] = deque(maxlen=value_rollouts - 1)
+        self._earlier: deque[Samples] = deque(maxlen=value_rollouts - 1)
         self._return_scaler = return_scaler
         self._random = {
             purpose: generator(run_seed, rank, purpose) for purpose in (Purpose.EXPLORATION, Purpose.UPDATE)
@@ -202,7 +219,6 @@ class RolloutExperience:
         if self._return_scaler is not None:
             reward = self._return_scaler.scale(reward, ended)
         advantage, value_target = self._estimate(reward, value, next_value, terminated, ended)
-        samples = ValueSamples(observation.flatten(0, 1).clone(), elapsed.flatten().clone(), value_target.flatten())
         earlier = [torch.cat(field) for field in zip(*self._earlier, strict=True)]
         rollout = Rollout(
             observation=observation,
@@ -213,9 +229,9 @@ class RolloutExperience:
             value_target=value_target,
             advantage=advantage,
             order=self._draw_order(self.steps_per_round * (1 + len(self._earlier))),
-            earlier=ValueSamples(*earlier) if earlier else None,
+            earlier=Samples(*earlier) if earlier else None,
         )
-        self._earlier.append(samples)
+        self._earlier.append(rollout.samples())
         return rollout
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,7 +271,8 @@ class RolloutExperience:
         return "the next rollout is theirs"
 
     def _remember(self, earlier: Sequence[dict[str, Tensor]]) -> None:
-        self._earlier.extend(_moved(ValueSamples(**samples), self._device) for samples in earlier)
+        for samples in earlier:
+            self._earlier.append(_moved(Samples(*(samples[name] for name in Samples._fields)), self._device))
 
     def _step(self) -> None:
         observation, elapsed = self.collector.observation, self.collector.lengths.astype(np.float32)
@@ -290,5 +307,5 @@ class RolloutExperience:
         return torch.stack(orders).to(self._device)
 
 
-def _moved(samples: ValueSamples, device: torch.device | str) -> ValueSamples:
-    return ValueSamples(*(field.to(device) for field in samples))
+def _moved(samples: Samples, device: torch.device | str) -> Samples:
+    return Samples(*(field.to(device) for field in samples))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lightning_rl import SACModule
+from lightning_rl import SACModule, TRPOModule
 from lightning_rl.callbacks import BestCheckpoint, LastCheckpoint, ModelCheckpoint
 from lightning_rl.loggers import CSVLogger
 
@@ -71,6 +72,7 @@ WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch
             {
                 "policy_averaging": 0.1,
                 "value_rollouts": 3,
+                "policy_rollouts": 2,
                 "value_hidden_sizes": (4, 4),
                 "normalize_rewards": False,
                 "normalize_observations": False,
@@ -101,6 +103,62 @@ def test_resuming_from_any_checkpoint_is_exact(
         resumed, joined = run(3, str(Path("taken") / path.name))
         assert differences(unbroken, resumed) == []
         assert joined == curve
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "trpo"])
+def test_resuming_before_an_evaluation_in_the_middle_of_an_epoch_does_not_lose_it(
+    request: pytest.FixtureRequest, quiet_trainer: MakeTrainer, algorithm: str
+) -> None:
+    make = request.getfixturevalue(f"small_{algorithm}")
+    halving = {"lr_scheduler": lambda optimizer: ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=0)}
+
+    def run(checkpoint: str | None = None) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        seed_everything(3)
+        snapshots = ModelCheckpoint(dirpath="snapshots", every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        logger = CSVLogger(".", version="run")
+        trainer = quiet_trainer(max_epochs=2, val_check_interval=0.5, callbacks=[snapshots], logger=logger)
+        trainer.fit(make(**halving), ckpt_path=checkpoint)
+        return state(trainer), metrics()
+
+    whole, curve = run()
+    Path("snapshots").rename("taken")
+    Path("lightning_logs/run").rename("before")
+    middle = {"sac": 240, "trpo": 480}[algorithm]  # the environment step of the second epoch's first evaluation
+    for path in Path("taken").glob("*.ckpt"):
+        checkpoint = torch.load(path, weights_only=True)
+        if checkpoint["lightning_rl"]["environment_steps"] == middle:
+            break
+    assert len(checkpoint["callbacks"]["LearningCurve"]["points"]) == 3
+    resumed, rest = run(str(path))
+    assert differences(whole, resumed) == []
+    assert rest == [row for row in curve if int(row["step"]) > middle]
+
+
+@pytest.mark.parametrize("how", ["max_steps", "early"])
+def test_a_run_that_stops_in_the_middle_of_an_epoch_keeps_its_end(
+    small_trpo: Callable[..., TRPOModule], quiet_trainer: MakeTrainer, how: str
+) -> None:
+    stop = EarlyStopping("val/return", stopping_threshold=-1e9, mode="max")
+    settings = {"max_steps": 5} if how == "max_steps" else {"callbacks": [stop], "max_epochs": 5}
+    trainer = quiet_trainer(val_check_interval=0.5, **settings)
+    trainer.fit(small_trpo())
+    assert trainer.global_step == 5
+    [last] = Path("lightning_logs").glob("**/last.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["global_step"] == 5
+    assert len(checkpoint["callbacks"]["LearningCurve"]["points"]) == 1
+
+
+def test_who_may_not_stop_yet_does_not_save_at_every_item(
+    small_trpo: Callable[..., TRPOModule], quiet_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(
+        "lightning_rl.callbacks.checkpoints.save_last", lambda trainer: saved.append(trainer.global_step)
+    )
+    stop = EarlyStopping("val/return", stopping_threshold=-1e9, mode="max")
+    quiet_trainer(callbacks=[stop], min_epochs=3, max_epochs=5).fit(small_trpo())
+    assert saved == [10, 20, 30]
 
 
 def test_stopping_and_going_on_is_one_run(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
