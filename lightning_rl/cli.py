@@ -108,14 +108,15 @@ def main(args: list[str] | None = None) -> None:
 def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
     """The hyperparameters of ``--ckpt_path`` as a first ``--config``, which the user's own and all flags override."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--ckpt_path")
-    parser.add_argument("-c", "--config", action="append", default=[])
-    given = parser.parse_known_args(args)[0]
-    paths = [*(_setting(Path(each), "ckpt_path") for each in given.config), given.ckpt_path]
-    named = [path for path in paths if path is not None]
-    if not named or not Path(named[-1]).is_file():
+    ordered: Any = {"dest": "settings", "action": "append", "default": []}
+    parser.add_argument("--ckpt_path", type=lambda path: {"ckpt_path": path}, **ordered)
+    parser.add_argument("-c", "--config", type=_content, **ordered)
+    checkpoint = None
+    for each in parser.parse_known_args(args)[0].settings:  # the last one holds, as for the parser that reads them next
+        checkpoint = each.get("ckpt_path", checkpoint)
+    if checkpoint is None or not Path(checkpoint).is_file():
         return []
-    settings = hyperparameters(Path(named[-1]))
+    settings = hyperparameters(Path(checkpoint))
     class_path = settings.pop("_class_path", None)
     if class_path is None:
         return []
@@ -132,8 +133,10 @@ def hyperparameters(checkpoint: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         try:
             content = read_whole(checkpoint)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             sys.exit(f"lightning-rl: error: {error}")
+    if not isinstance(content, dict):
+        sys.exit(f"lightning-rl: error: {checkpoint} is no checkpoint: it holds a {type(content).__name__}.")
     settings: dict[str, Any] = content.get("hyper_parameters", {})
     return settings
 
@@ -147,17 +150,17 @@ def default_model(args: list[str]) -> list[str]:
     parser.add_argument("--model", "--model.class_path")
     parser.add_argument("-c", "--config", action="append", default=[])
     given = parser.parse_known_args(args)[0]
-    models = [given.model, *(_setting(Path(each), "model") for each in given.config)]
+    models = [given.model, *(_content(each).get("model") for each in given.config)]
     named = any(isinstance(model, str) or (isinstance(model, dict) and "class_path" in model) for model in models)
     return [] if named else ["--model", "lightning_rl.SACModule"]
 
 
-def _setting(config: Path, name: str) -> Any:
-    """What a configuration says of one thing; of a file that is none the parser tells, which reads it next."""
+def _content(config: str) -> dict[str, Any]:
+    """What a configuration says; of a file that is none the parser tells, which reads it next."""
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        content = yaml.safe_load(config.read_text())
-        return content.get(name) if isinstance(content, dict) else None
-    return None
+        content = yaml.safe_load(Path(config).read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def run(args: list[str]) -> None:

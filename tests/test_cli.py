@@ -18,7 +18,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_rl import RLModule, SACModule, TRPOModule
-from lightning_rl.cli import main
+from lightning_rl.cli import checkpoint_settings, main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL = """
@@ -112,6 +112,31 @@ def test_a_checkpoint_with_code_in_it_is_refused() -> None:
     torch.save({"hyper_parameters": {"gamma": Path("x")}}, "code.ckpt")
     with pytest.raises(SystemExit, match=r"code\.ckpt carries more than tensors and plain values"):
         main(["test", "--ckpt_path", "code.ckpt"])
+
+
+def test_what_is_no_checkpoint_is_told_of() -> None:
+    torch.save(torch.zeros(2), "tensor.ckpt")
+    with pytest.raises(SystemExit, match=r"tensor\.ckpt is no checkpoint: it holds a Tensor"):
+        main(["test", "--ckpt_path", "tensor.ckpt"])
+
+
+def test_the_last_checkpoint_that_is_named_holds(config: str, tmp_path: Path) -> None:
+    for name, gamma in (("first", 0.5), ("second", 0.6)):
+        settings = {"_class_path": "lightning_rl.SACModule", "gamma": gamma}
+        torch.save({"hyper_parameters": settings}, f"{name}.ckpt")
+    Path("names.yaml").write_text("ckpt_path: first.ckpt\n")
+    Path("none.yaml").write_text("ckpt_path: null\n")
+
+    def gamma(*args: str) -> float | None:
+        if not checkpoint_settings([*args], tmp_path):
+            return None
+        found: float = yaml.safe_load((tmp_path / "checkpoint.yaml").read_text())["model"]["init_args"]["gamma"]
+        return found
+
+    assert gamma("--config", "names.yaml") == 0.5
+    assert gamma("--config", "names.yaml", "--ckpt_path", "second.ckpt") == 0.6
+    assert gamma("--ckpt_path=second.ckpt", "--config=names.yaml") == 0.5
+    assert gamma("--config", "names.yaml", "--config", "none.yaml") is None
 
 
 def test_flags_win_over_the_checkpoint(config: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -503,7 +503,10 @@ class RLModule(LightningModule):
         try:
             self.experience.load_state_dict(experience)
         except KeyError as error:
-            raise ValueError(f"the checkpoint's experience lacks {error}: use one that a training wrote.") from error
+            raise ValueError(
+                f"the checkpoint's experience lacks {error}, as one that another version wrote may: "
+                "begin anew with its weights, or go on with the version that wrote it."
+            ) from error
 
     def _refill(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the weights of a checkpoint of another number of ranks, in episodes of its own."""

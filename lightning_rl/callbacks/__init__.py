@@ -60,9 +60,10 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
         added.append(RLProgressBar())
     kinds = (LearningCurve, RunSummary)
     added += [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in present)]
-    if not any(isinstance(callback, Interruption) for callback in present):
-        added.append(Interruption(saves=bool(saving)))
-    return added
+    own = [callback for callback in present if isinstance(callback, Interruption)]
+    for callback in own:  # it comes after all others
+        present.remove(callback)
+    return [*added, *(own or [Interruption(saves=bool(saving))])]
 
 
 def _is_default(callback: Callback) -> bool:

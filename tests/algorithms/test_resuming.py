@@ -124,10 +124,8 @@ def test_resuming_before_an_evaluation_in_the_middle_of_an_epoch_does_not_lose_i
     Path("snapshots").rename("taken")
     Path("lightning_logs/run").rename("before")
     middle = {"sac": 240, "trpo": 480}[algorithm]  # the environment step of the second epoch's first evaluation
-    for path in Path("taken").glob("*.ckpt"):
-        checkpoint = torch.load(path, weights_only=True)
-        if checkpoint["lightning_rl"]["environment_steps"] == middle:
-            break
+    taken = {path: torch.load(path, weights_only=True) for path in Path("taken").glob("*.ckpt")}
+    [(path, checkpoint)] = [each for each in taken.items() if each[1]["lightning_rl"]["environment_steps"] == middle]
     assert len(checkpoint["callbacks"]["LearningCurve"]["points"]) == 3
     resumed, rest = run(str(path))
     assert differences(whole, resumed) == []

@@ -76,8 +76,10 @@ def test_without_checkpoints_it_says_that_none_is_kept(
 def test_a_callback_of_ones_own_replaces_only_its_kind(
     small_sac: SAC, quiet_trainer: MakeTrainer, given: Callable[[], Callback]
 ) -> None:
-    quiet_trainer(max_epochs=1, callbacks=[given()], logger=False).fit(small_sac())
+    trainer = quiet_trainer(max_epochs=1, callbacks=[given()], logger=False)
+    trainer.fit(small_sac())
     assert {path.name for path in Path().rglob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+    assert isinstance(trainer.callbacks[-1], Interruption)  # which leaves when the others have saved
 
 
 def test_time_left_is_that_of_the_items_that_a_limit_leaves(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
