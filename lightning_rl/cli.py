@@ -114,7 +114,7 @@ def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
     checkpoint = None
     for each in parser.parse_known_args(args)[0].settings:  # the last one holds, as for the parser that reads them next
         checkpoint = each.get("ckpt_path", checkpoint)
-    if checkpoint is None or not Path(checkpoint).is_file():
+    if checkpoint is None or is_for_lightning(checkpoint):
         return []
     settings = hyperparameters(Path(checkpoint))
     class_path = settings.pop("_class_path", None)
@@ -124,6 +124,11 @@ def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
     path = folder / "checkpoint.yaml"
     path.write_text(yaml.safe_dump({"model": {"class_path": class_path, "init_args": settings}}))
     return ["--config", str(path)]
+
+
+def is_for_lightning(checkpoint: str) -> bool:
+    """Whether ``--ckpt_path`` is one of Lightning's words, such as ``last``, or an address, and no file of this disk."""
+    return not Path(checkpoint).is_file() and (not Path(checkpoint).suffix or ":" in checkpoint)
 
 
 def hyperparameters(checkpoint: Path) -> dict[str, Any]:

@@ -108,6 +108,17 @@ def test_a_torn_checkpoint_is_named(content: bytes, capsys: pytest.CaptureFixtur
         main(["test", "--ckpt_path", "torn.ckpt"])
 
 
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_an_absent_checkpoint_is_told_of(command: str) -> None:
+    with pytest.raises(SystemExit, match=r"error: there is no checkpoint nowhere\.ckpt\.$"):
+        main([command, "--ckpt_path", "nowhere.ckpt"])
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "s3://bucket/run.ckpt", "registry:walker:version:3"])
+def test_words_and_addresses_are_left_to_lightning(checkpoint: str) -> None:
+    assert checkpoint_settings(["fit", "--ckpt_path", checkpoint], Path()) == []
+
+
 def test_a_checkpoint_with_code_in_it_is_refused() -> None:
     torch.save({"hyper_parameters": {"gamma": Path("x")}}, "code.ckpt")
     with pytest.raises(SystemExit, match=r"code\.ckpt carries more than tensors and plain values"):
