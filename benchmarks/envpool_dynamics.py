@@ -37,7 +37,7 @@ def gymnasium_returns(module: RLModule) -> list[float]:
 @torch.no_grad()
 def envpool_returns(module: RLModule) -> list[float]:
     """Returns of as many episodes of each environment: taking the first to end would favour short ones."""
-    environments = EnvPoolEnvironments(module.environment, module.observation_space, SIDE_BY_SIDE)
+    environments = EnvPoolEnvironments(module.environment, module.observation_space, SIDE_BY_SIDE, module.time_limit)
     observation = environments.reset(TEST_SEEDS[:SIDE_BY_SIDE], np.ones(SIDE_BY_SIDE, dtype=bool))
     running, returns = np.zeros(SIDE_BY_SIDE), [[] for _ in range(SIDE_BY_SIDE)]
     while min(map(len, returns)) < EPISODES // SIDE_BY_SIDE:

@@ -127,7 +127,7 @@ def checkpoint_settings(args: list[str], folder: Path) -> list[str]:
 
 
 def is_for_lightning(checkpoint: str) -> bool:
-    """Whether ``--ckpt_path`` is one of Lightning's words, such as ``last``, or an address, and no file of this disk."""
+    """Whether ``--ckpt_path`` is one of Lightning's words, such as ``last``, or an address, and no file here."""
     return not Path(checkpoint).is_file() and (not Path(checkpoint).suffix or ":" in checkpoint)
 
 

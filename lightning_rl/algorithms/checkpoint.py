@@ -3,7 +3,9 @@
 from typing import Any
 
 import gymnasium as gym
+import torch
 from gymnasium.spaces import Box
+from torch import Tensor
 
 FORMAT = 1
 """The version of the layout that this package writes."""
@@ -59,3 +61,16 @@ def require_same_run(checkpoint: dict[str, Any], environment: str) -> None:
             "go on in another environment. To start from its weights, build the module with load_from_checkpoint and "
             "fit without ckpt_path."
         )
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of PyTorch's own generators, from which a network of the user's may draw, such as dropout."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Undoes what was drawn since `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

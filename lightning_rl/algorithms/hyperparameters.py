@@ -88,6 +88,18 @@ def plain(value: Any) -> Any:
     return import_path(value) or f"<a {type(value).__name__} {NOT_STORED}"
 
 
+def plain_settings(value: Any) -> Any:
+    """As `plain`, for what nobody turns back from its plain form: what would come back as something else is left out.
+
+    But for tuples, which come back as lists.
+    """
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: plain_settings(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_settings(item) for item in value]
+    return f"<a {type(value).__name__} {NOT_STORED}" if callable(value) or isinstance(value, dict) else plain(value)
+
+
 def import_path(value: Any) -> str | None:
     """Where a class or function can be imported from, if anywhere."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
@@ -115,6 +127,7 @@ def storable(module: LightningModule) -> dict[str, Any]:
     }
     if callable(module.hparams.get("env")) and isinstance(values["env"], dict):  # an environment is a path, or nothing
         values["env"] = f"<a {type(module.hparams['env']).__name__} {NOT_STORED}"
+    values["env_kwargs"] = plain_settings(module.hparams.get("env_kwargs"))
     values["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
     values["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
     return values

@@ -11,11 +11,18 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_rl.algorithms.checkpoint import FORMAT, describe_spaces, require_compatible, require_same_run
+from lightning_rl.algorithms.checkpoint import (
+    FORMAT,
+    describe_spaces,
+    random_state,
+    require_compatible,
+    require_same_run,
+    set_random_state,
+)
 from lightning_rl.algorithms.hyperparameters import (
     require_integer,
     require_multiple,
@@ -143,6 +150,7 @@ class RLModule(LightningModule):
             require_envpool(self.environment)
         self.experience: Experience | None = None
         self._loaded_steps: int | None = None  # of the checkpoint whose weights the module holds
+        self._loaded_random: dict[str, Tensor] | None = None  # of the checkpoint from which training is about to go on
         self._evaluation_environments: list[CheckedEnvironment] = []
         self.episode_statistics = EpisodeStatistics()
         self.ended_episodes: Sequence[Episode] = ()  # the training episodes that this item reported
@@ -227,7 +235,7 @@ class RLModule(LightningModule):
     def make_environments(self) -> VectorEnvironment:
         """Makes this rank's training environments."""
         if self.backend == "envpool":
-            return EnvPoolEnvironments(self.environment, self.observation_space, self.num_envs)
+            return EnvPoolEnvironments(self.environment, self.observation_space, self.num_envs, self.time_limit)
         return GymnasiumEnvironments(self.environment, self.num_envs, self.backend, self.env_timeout)
 
     @property
@@ -252,6 +260,8 @@ class RLModule(LightningModule):
                 "losses, which gradients taken by hand would not undo, and bf16-mixed needs no scaling; parameters in "
                 "half precision do not learn."
             )
+        # Lightning loads a checkpoint's weights before it converts the module, and would round those of float64.
+        self.trainer.precision_plugin.convert_module(self)
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # what a Trainer has by itself
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if stage == "fit" and self.experience is None:
@@ -344,7 +354,7 @@ class RLModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the statistics of the validation episodes, and steps the schedules that wait for them."""
         self._log_statistics("val")
-        if not self.trainer.sanity_checking:
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             for scheduler in self._schedulers():
                 if isinstance(scheduler, ReduceLROnPlateau):
                     monitor = getattr(scheduler, "monitor", "val/return")
@@ -429,9 +439,18 @@ class RLModule(LightningModule):
     def on_fit_start(self) -> None:
         """Says which of the user's checkpoints would fire late or never."""
         warn_of_uncrossed(self.trainer, self.updates_per_item)
+        limit = self.trainer.max_steps
+        if self.updates_per_item > 1 and limit > 0 and limit % self.updates_per_item:
+            rank_zero_warn(
+                f"max_steps={limit} ends the run within an item of {self.updates_per_item} updates, whose others are "
+                "not made up for when it is resumed: a multiple is gone on from exactly."
+            )
 
     def on_train_start(self) -> None:
-        """Takes back what was logged after the checkpoint from which training goes on."""
+        """Takes back what was logged, and drawn, after the checkpoint from which training goes on."""
+        if self._loaded_random is not None:
+            set_random_state(self._loaded_random, self.device)
+            self._loaded_random = None
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger):
                 logger.rewind(self.environment_steps)
@@ -476,7 +495,7 @@ class RLModule(LightningModule):
             "world_size": self.trainer.world_size,
         }
         if "optimizer_states" in checkpoint and self.experience is not None:
-            checkpoint["experience"] = self.experience.state_dict()
+            checkpoint["experience"] = self.experience.state_dict() | {"torch_random": random_state(self.device)}
             if self.trainer.world_size > 1:
                 checkpoint["shards"] = write_shard(self.trainer, checkpoint["experience"])
 
@@ -490,6 +509,8 @@ class RLModule(LightningModule):
         require_compatible(checkpoint, self.algorithm, self.environment.name, spaces)
         ours = checkpoint["lightning_rl"]
         self._loaded_steps = ours["environment_steps"]
+        if self._trainer is None and any(weight.dtype == torch.float64 for weight in checkpoint["state_dict"].values()):
+            self.double()  # before load_from_checkpoint copies them
         if self.experience is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         require_same_run(checkpoint, self.environment.name)
@@ -502,6 +523,8 @@ class RLModule(LightningModule):
             experience = read_shard(Path(str(self.trainer.ckpt_path)), checkpoint["shards"], self.trainer.global_rank)
         try:
             self.experience.load_state_dict(experience)
+            self._loaded_random = experience["torch_random"]
+            set_random_state(self._loaded_random, self.device)  # and again where training goes on, after the set-up
         except KeyError as error:
             raise ValueError(
                 f"the checkpoint's experience lacks {error}, as one that another version wrote may: "
@@ -513,7 +536,7 @@ class RLModule(LightningModule):
         steps, ranks = checkpoint["lightning_rl"]["environment_steps"], self.trainer.world_size
         # Not the run's own seed, whose first episodes were lived already.
         self.experience = self.make_experience(checkpoint["experience"]["collector"]["run_seed"] + steps)
-        self.experience.collector.steps = steps // ranks
+        self.experience.collector.steps = -(-steps // ranks)  # rounded up: what was logged lies in the past
         refilled = self.experience.take_over(checkpoint["experience"])
         rank_zero_info(
             f"The checkpoint is of {checkpoint['lightning_rl']['world_size']} ranks, and there are {ranks} now: "

@@ -241,8 +241,7 @@ class TRPOModule(RLModule):
             policy = self.policy_step(rollout, policy_optimizer.param_groups[0]["lr"])
         self.apply_gradients(policy_optimizer, [-step for step in policy.step])  # which it multiplies by its rate
         value_loss = self.fit_value(rollout, value_optimizer)
-        unusable_value = None if math.isfinite(value_loss) else "a value loss that is not finite"
-        self.count_unusable(policy.unusable or unusable_value)
+        self.count_unusable(what_went_wrong(policy, value_loss))
         self.update_normalizers(rollout)
         if self.averaged_policy is not None:
             track(self.averaged_policy, self.policy, self.policy_averaging)
@@ -364,21 +363,21 @@ class TRPOModule(RLModule):
             seen = self.seen_by_value(rollout.observation, rollout.elapsed)
             self.value.normalizer.update(pooled(moments(seen)))
 
-    def count_unusable(self, reason: str | None) -> None:
-        """Counts the steps that the numbers did not allow.
+    def count_unusable(self, problem: str | None) -> None:
+        """Counts the updates that the numbers did not allow, whole or in part.
 
         Raises:
             FloatingPointError: there were ten in a row.
         """
-        self.unusable_in_a_row = 0 if reason is None else self.unusable_in_a_row + 1
-        self.unusable += reason is not None
-        if reason is not None:
-            rank_zero_warn(f"A step was skipped: {reason}.")
+        self.unusable_in_a_row = 0 if problem is None else self.unusable_in_a_row + 1
+        self.unusable += problem is not None
+        if problem is not None:
+            rank_zero_warn(f"{problem[:1].upper()}{problem[1:]}.")
         if self.unusable_in_a_row == UNUSABLE_IN_A_ROW:
             self.unusable_in_a_row = 0  # whoever goes on has ten more
             raise FloatingPointError(
-                f"{UNUSABLE_IN_A_ROW} steps in a row were skipped, the last one because of {reason}: the weights are "
-                "those before them. Look at the rewards' scale, the learning rate and cg_damping."
+                f"{UNUSABLE_IN_A_ROW} updates in a row met numbers that cannot be used; in the last one {problem}. "
+                "None of them reached a weight. Look at the rewards' scale, the learning rate and cg_damping."
             )
 
     def summary(self, rollout: Rollout, policy: PolicyStep, value_loss: float) -> dict[str, float]:
@@ -515,6 +514,13 @@ def make_policy(
         f"{name} has the action space {type(action_space).__name__}, and TRPO acts in Box, Discrete and MultiDiscrete: "
         "wrap the environment so that its actions are one of these."
     )
+
+
+def what_went_wrong(policy: PolicyStep, value_loss: float) -> str | None:
+    """Which part of an update the numbers did not allow, if any."""
+    if policy.unusable is not None:
+        return f"a step was skipped: {policy.unusable}"
+    return None if math.isfinite(value_loss) else "the value function's fit broke off: its loss is not finite"
 
 
 def what_is_unusable(advantage: Tensor, gradient: Tensor) -> str:

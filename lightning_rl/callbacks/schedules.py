@@ -77,6 +77,8 @@ class GrowingHorizon(ByUpdates):
         """Sets the discount."""
         if getattr(module, "algorithm", None) != "TRPO":
             raise TypeError(f"GrowingHorizon is for TRPOModule, and the module is {type(module).__name__}.")
+        if module.hparams.gamma == 1:
+            raise ValueError("GrowingHorizon: the module's gamma=1 is a horizon without end, which cannot grow.")
         begun, grown = 1 / (1 - module.hparams.gamma), 1 / (1 - self.gamma)
         module.gamma = 1 - 1 / (begun + (grown - begun) * share)
 

@@ -16,18 +16,24 @@ class EnvPoolEnvironments:
     EnvPool takes seeds only when it is made. Here it is made at the first `reset`, with that reset's seeds; the
     episodes after an environment's first one follow from that seed.
 
+    Time limits are kept here, by an explicit reset: EnvPool calls an episode that ends by itself in the limit's last
+    step a truncated one, beyond whose end there would be value.
+
     Args:
         spec: its environment must be an id that EnvPool has.
         observation_space: of one environment, as Gymnasium's has it.
         num_envs: how many.
+        limit: steps after which an episode is truncated; ``None`` leaves EnvPool's own.
     """
 
     takes_seeds = False
 
-    def __init__(self, spec: EnvironmentSpec, observation_space: Box, num_envs: int) -> None:
+    def __init__(self, spec: EnvironmentSpec, observation_space: Box, num_envs: int, limit: int | None) -> None:
         require_envpool(spec)
         self.num_envs = num_envs
         self._spec = spec
+        self._limit = limit
+        self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._shape = (num_envs, *(observation_space.shape or ()))
         self._pool: Any = None
         self._observation = np.zeros((num_envs, int(np.prod(self._shape[1:]))), dtype=np.float32)
@@ -35,6 +41,7 @@ class EnvPoolEnvironments:
 
     def reset(self, seeds: Sequence[int], mask: Mask) -> Array:
         """Begins an episode where the mask is true; the first call's seeds are those of the environments."""
+        self._lengths[mask] = 0
         if self._pool is None:
             self._pool = self._make(seeds)
             observation, _ = self._pool.reset()
@@ -50,13 +57,15 @@ class EnvPoolEnvironments:
     def step(self, actions: Actions) -> Step:
         """Steps every environment."""
         self._steps += 1
+        self._lengths += 1
         observation, reward, terminated, truncated, _ = self._pool.step(actions)
         reward = reward.astype(np.float32)
         if not np.isfinite(reward).all():
             raise FaultyEnvironmentError(f"{self._where(~np.isfinite(reward))} returned a reward that is not finite.")
         self._observation = self._checked(observation)
-        # EnvPool may set both flags when a time limit strikes in the terminal step: then the process has ended.
-        return Step(self._observation, reward, terminated, truncated & ~terminated)
+        if self._limit is not None:
+            truncated = (self._lengths == self._limit) & ~terminated
+        return Step(self._observation, reward, terminated, truncated)
 
     def close(self) -> None:
         """Ends the environments."""
@@ -67,8 +76,9 @@ class EnvPoolEnvironments:
     def _make(self, seeds: Sequence[int]) -> Any:
         import envpool
 
-        limit = self._spec.max_episode_steps
-        kwargs = dict(self._spec.env_kwargs) | ({} if limit is None else {"max_episode_steps": limit})
+        kwargs = dict(self._spec.env_kwargs)
+        if self._limit is not None:
+            kwargs["max_episode_steps"] = self._limit + 1  # which no episode reaches
         with warnings.catch_warnings():  # EnvPool writes its spaces' bounds in more digits than they have
             warnings.filterwarnings("ignore", message=".*precision lowered by casting")
             pool = envpool.make_gymnasium(self._spec.name, num_envs=self.num_envs, seed=list(seeds), **kwargs)

@@ -40,9 +40,9 @@ class EnvironmentSpec:
         if isinstance(self.env, str):
             return self.env
         if isinstance(self.env, partial):
-            settings = ", ".join(f"{name}={value!r}" for name, value in self.env.keywords.items())
-            return f"{EnvironmentSpec(self.env.func).name}({', '.join([*map(repr, self.env.args), settings])})"
-        return f"{self.env.__module__}.{getattr(self.env, '__qualname__', type(self.env).__qualname__)}"
+            settings = ", ".join(f"{name}={_described(value)}" for name, value in self.env.keywords.items())
+            return f"{EnvironmentSpec(self.env.func).name}({', '.join([*map(_described, self.env.args), settings])})"
+        return _qualified_name(self.env)
 
     def make(self) -> gym.Env[Any, Any]:
         """Makes one environment as Gymnasium knows it, observations in their own shape.
@@ -65,6 +65,20 @@ class EnvironmentSpec:
     def make_checked(self) -> CheckedEnvironment:
         """Makes one environment for training or evaluation: flat float32 observations, every number checked."""
         return CheckedEnvironment(self)
+
+
+def _described(value: Any) -> str:
+    """A setting, in words that are the same in another process: an object's own may hold where it lies in memory."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_described, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_described(item)}' for key, item in value.items())}}}"
+    plain = value is None or isinstance(value, bool | int | float | str | bytes | np.generic)
+    return repr(value) if plain else _qualified_name(value)
+
+
+def _qualified_name(value: Any) -> str:
+    return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _make_registered(name: str, max_episode_steps: int | None, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

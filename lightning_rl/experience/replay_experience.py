@@ -72,6 +72,7 @@ class ReplayExperience:
         self.gradient_steps = gradient_steps
         self.keep_buffer = keep_buffer
         self._goal: int | None = None  # the steps with which the round under way ends
+        self._is_trained = False  # the policy acts although this rank's steps are few: it comes from other ranks
         self._act = act
         self._to_environment = to_environment
         self._noise = ExplorationNoise(noise_correlation, buffer.num_envs, buffer.action.shape[-1])
@@ -108,6 +109,7 @@ class ReplayExperience:
         return {
             "collector": self.collector.state_dict(),
             "goal": self._goal,
+            "is_trained": self._is_trained,
             "buffer": self.buffer.state_dict() if self.keep_buffer else None,
             "noise": self._noise.value.clone(),
             "random": {purpose.name: random.get_state() for purpose, random in self._random.items()},
@@ -120,7 +122,7 @@ class ReplayExperience:
             ValueError: the buffer or the number of environments has another size.
         """
         self.collector.load_state_dict(state["collector"])
-        self._goal = state["goal"]
+        self._goal, self._is_trained = state["goal"], state["is_trained"]
         if state["buffer"] is not None:
             self.buffer.load_state_dict(state["buffer"])
         else:
@@ -134,14 +136,16 @@ class ReplayExperience:
             random.set_state(state["random"][purpose.name])
 
     def take_over(self, state: dict[str, Any]) -> str:
-        """Nothing of another number of ranks: every transition belongs to the environments that lived it."""
-        return f"{max(self.learning_starts, 1)} transitions a rank are collected with the policy before updates go on"
+        """Of another number of ranks no transition, which belongs to the environments that lived it; their policy."""
+        self._is_trained = state["is_trained"] or state["collector"]["steps"] >= self.learning_starts
+        by_whom = "with the policy" if self._is_trained else "at random"
+        return f"{max(self.learning_starts, 1)} transitions a rank are collected {by_whom} before updates go on"
 
     def _step(self) -> None:
         observation, first = self.collector.observation, self.collector.lengths == 0
         random = self._random[Purpose.EXPLORATION]
         noise = self._noise.draw(first, random)  # in the warm-up too: it has to run from an episode's first step on
-        if self.collector.steps < self.learning_starts:
+        if self.collector.steps < self.learning_starts and not self._is_trained:
             action = 2 * torch.rand(noise.shape, generator=random) - 1
         else:
             with single_thread():

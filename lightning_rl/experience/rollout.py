@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_rl.environments import Actions, Array, EnvironmentLostError, Mask, Purpose, generator
@@ -272,7 +273,13 @@ class RolloutExperience:
 
     def _remember(self, earlier: Sequence[dict[str, Tensor]]) -> None:
         for samples in earlier:
-            self._earlier.append(_moved(Samples(*(samples[name] for name in Samples._fields)), self._device))
+            if len(samples["advantage"]) == self.steps_per_round:
+                self._earlier.append(_moved(Samples(*(samples[name] for name in Samples._fields)), self._device))
+        if len(self._earlier) < min(len(earlier), self._earlier.maxlen or 0):
+            rank_zero_warn(
+                f"The checkpoint's earlier rollouts hold {len(earlier[-1]['advantage'])} transitions a rank and this "
+                f"module's {self.steps_per_round}: they are left out, and new ones take their place."
+            )
 
     def _step(self) -> None:
         observation, elapsed = self.collector.observation, self.collector.lengths.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,11 @@ def test_a_callable_environment_goes_on_from_its_own_checkpoint(small_sac: SAC, 
 
 
 @pytest.mark.parametrize(
-    "settings", [{"env": partial(make_pendulum)}, {"env_kwargs": {"g": np.float64(9.0), "not_plain": object()}}]
+    "settings",
+    [
+        {"env": partial(make_pendulum)},
+        *({"env_kwargs": {"g": np.float64(9.0), "not_plain": it}} for it in (object(), max, {1: 5.0}, [partial(max)])),
+    ],
 )
 def test_an_environment_that_cannot_be_stored_is_asked_for(
     small_sac: SAC, quiet_trainer: MakeTrainer, settings: dict[str, Any]
@@ -123,3 +128,16 @@ def test_what_a_checkpoint_cannot_store_is_asked_for(small_sac: SAC, quiet_train
     with pytest.raises(ValueError, match="could not store; give it again"):
         SACModule.load_from_checkpoint("local.ckpt")
     assert SACModule.load_from_checkpoint("local.ckpt", env=make_pendulum).environment.make().unwrapped.g == 5.0
+
+
+def test_steps_that_ranks_do_not_divide_are_rounded_up(small_trpo: Any, quiet_trainer: MakeTrainer) -> None:
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(small_trpo())
+    trainer.save_checkpoint("two.ckpt", weights_only=False)
+    content = torch.load("two.ckpt", weights_only=True)
+    content["lightning_rl"] |= {"world_size": 2, "environment_steps": 3 * 107 - 1}
+    module = small_trpo()
+    ranks = SimpleNamespace(root_device=torch.device("cpu"))
+    module._trainer = SimpleNamespace(world_size=3, global_rank=0, strategy=ranks)
+    module._refill(content)
+    assert module.environment_steps == 3 * 107

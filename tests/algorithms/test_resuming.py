@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_rl import SACModule, TRPOModule
@@ -63,7 +64,9 @@ WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch
                 "backend": "async",
             },
         ),
+        ("sac", {"precision": "64-true"}),
         ("trpo", {}),
+        ("trpo", {"precision": "64-true", "value_rollouts": 2, "policy_rollouts": 2}),
         ("trpo", {**WALKER, "noise_correlation": 0.5}),
         ("trpo", {"squash_actions": True, "normalize_observations": "value", "value_sees_time": True}),
         ("trpo", {"env": "CartPole-v1", "value_target": "gae", "backend": "async"}),
@@ -86,12 +89,15 @@ def test_resuming_from_any_checkpoint_is_exact(
 ) -> None:
     make = request.getfixturevalue(f"small_{algorithm}")
     every = {"sac": 30, "trpo": 4}[algorithm]
+    precision = settings.get("precision", "32-true")
+    settings = {name: value for name, value in settings.items() if name != "precision"}
 
     def run(max_epochs: int, checkpoint: str | None = None) -> tuple[dict[str, Any], list[dict[str, str]]]:
         seed_everything(3)
         snapshots = ModelCheckpoint(dirpath="snapshots", every_n_train_steps=every, save_top_k=-1, filename="{step}")
         callbacks = [snapshots, BestCheckpoint(), LastCheckpoint()]
-        trainer = quiet_trainer(max_epochs=max_epochs, callbacks=callbacks, logger=CSVLogger(".", version="run"))
+        logger = CSVLogger(".", version="run")
+        trainer = quiet_trainer(max_epochs=max_epochs, callbacks=callbacks, logger=logger, precision=precision)
         trainer.fit(make(**settings), ckpt_path=checkpoint)
         return state(trainer), metrics()
 
@@ -157,6 +163,81 @@ def test_who_may_not_stop_yet_does_not_save_at_every_item(
     stop = EarlyStopping("val/return", stopping_threshold=-1e9, mode="max")
     quiet_trainer(callbacks=[stop], min_epochs=3, max_epochs=5).fit(small_trpo())
     assert saved == [10, 20, 30]
+
+
+class Forgetful(nn.Module):
+    """Critics with dropout, which draws from PyTorch's own generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.1), nn.ReLU(), nn.Linear(16, 2))
+
+    def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return self.layers(torch.cat([observation, action], dim=-1)).T
+
+
+def test_resuming_with_dropout_is_exact(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    def run(max_epochs: int, checkpoint: str | None = None) -> Trainer:
+        seed_everything(3)
+        trainer = quiet_trainer(max_epochs=max_epochs, enable_checkpointing=False, logger=False)
+        trainer.fit(small_sac(critic=Forgetful()), ckpt_path=checkpoint)
+        return trainer
+
+    unbroken = state(run(2))
+    run(1).save_checkpoint("first.ckpt", weights_only=False)
+    assert differences(unbroken, state(run(2, "first.ckpt"))) == []
+
+
+def test_weights_of_double_precision_are_loaded_and_tested_as_they_were_saved(
+    small_trpo: Callable[..., TRPOModule], quiet_trainer: MakeTrainer
+) -> None:
+    module = small_trpo()
+    trainer = quiet_trainer(max_epochs=1, precision="64-true")
+    trainer.fit(module)
+    trainer.save_checkpoint("double.ckpt", weights_only=True)
+    loaded = TRPOModule.load_from_checkpoint("double.ckpt")
+    assert all(torch.equal(weight, module.state_dict()[name]) for name, weight in loaded.state_dict().items())
+    again = small_trpo()
+    quiet_trainer(precision="64-true").test(again, ckpt_path="double.ckpt", verbose=False)
+    assert all(torch.equal(weight, module.state_dict()[name]) for name, weight in again.state_dict().items())
+
+
+@pytest.mark.parametrize("rollout_steps", [8, 32])
+def test_earlier_rollouts_of_another_length_are_left_out_and_that_is_said(
+    small_trpo: Callable[..., TRPOModule], quiet_trainer: MakeTrainer, rollout_steps: int
+) -> None:
+    quiet_trainer(max_epochs=1, callbacks=[LastCheckpoint()], logger=CSVLogger(".", version="run")).fit(
+        small_trpo(value_rollouts=3)
+    )
+    module = small_trpo(value_rollouts=3, rollout_steps=rollout_steps)
+    lengths: list[int] = []
+    fit_value = module.fit_value
+    module.fit_value = lambda rollout, optimizer: (
+        lengths.append(0 if rollout.earlier is None else len(rollout.earlier.advantage)),
+        fit_value(rollout, optimizer),
+    )[1]
+    trainer = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))
+    with pytest.warns(UserWarning, match=f"hold 32 transitions a rank and this module's {2 * rollout_steps}: "):
+        trainer.fit(module, ckpt_path="lightning_logs/run/checkpoints/last.ckpt")
+    assert lengths[:4] == [0, 2 * rollout_steps, 4 * rollout_steps, 4 * rollout_steps]
+
+
+def test_a_limit_within_an_item_is_told_of(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    with pytest.warns(UserWarning, match="max_steps=20 ends the run within an item of 8 updates"):
+        quiet_trainer(max_steps=20).fit(small_sac())
+
+
+def test_validating_afterwards_steps_no_schedule(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    schedules: list[ReduceLROnPlateau] = []
+
+    def schedule(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
+        schedules.append(ReduceLROnPlateau(optimizer, mode="max"))
+        return schedules[-1]
+
+    module, trainer = small_sac(lr_scheduler=schedule), quiet_trainer(max_epochs=2)
+    trainer.fit(module)
+    trainer.validate(module, verbose=False)
+    assert {each.last_epoch for each in schedules} == {2}
 
 
 def test_stopping_and_going_on_is_one_run(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:

@@ -237,7 +237,7 @@ def test_an_unusable_value_loss_leaves_the_value_function_alone(
     rollout = random_rollout(module)
     rollout.value_target[-1, -1] = target
     before = [parameter.detach().clone() for parameter in module.policy.parameters()]
-    with pytest.warns(UserWarning, match="A step was skipped: a value loss that is not finite"):
+    with pytest.warns(UserWarning, match=r"The value function's fit broke off: its loss is not finite\."):
         trainer = step(module, rollout, monkeypatch)
     assert trainer.callback_metrics["trpo/unusable"] == 1
     assert all(parameter.isfinite().all() for parameter in module.value.parameters())
@@ -256,7 +256,7 @@ def test_a_curvature_that_is_not_positive_leaves_the_policy_alone(
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:A step was skipped")
+@pytest.mark.filterwarnings("ignore:A reason")
 def test_ten_unusable_steps_in_a_row_stop_the_run(small_trpo: TRPO) -> None:
     module = small_trpo()
     for _ in range(9):
@@ -264,7 +264,7 @@ def test_ten_unusable_steps_in_a_row_stop_the_run(small_trpo: TRPO) -> None:
     module.count_unusable(None)
     for _ in range(9):
         module.count_unusable("a reason")
-    with pytest.raises(FloatingPointError, match=r"10 steps in a row .* because of a reason"):
+    with pytest.raises(FloatingPointError, match=r"^10 updates in a row .* in the last one a reason\. None of"):
         module.count_unusable("a reason")
     assert module.unusable == 19
 

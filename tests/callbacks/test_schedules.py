@@ -54,6 +54,11 @@ def test_the_horizon_grows_linearly_from_rollout_to_rollout(small_trpo: TRPO, qu
     assert [1 / (1 - gamma) for gamma in used] == pytest.approx([10, 15, 20, 25, 30, 35, 40, 45, 50, 50])
 
 
+def test_a_horizon_without_end_cannot_grow(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    with pytest.raises(ValueError, match="gamma=1 is a horizon without end"):
+        quiet_trainer(max_epochs=1, callbacks=[GrowingHorizon(gamma=0.98, updates=8)]).fit(small_trpo(gamma=1.0))
+
+
 def test_the_horizon_stands_still_before_it_grows(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
     module = small_trpo(gamma=0.9)
     used = discounts(module)

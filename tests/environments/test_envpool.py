@@ -13,7 +13,12 @@ ALL = np.ones(3, dtype=bool)
 
 def pendulums(limit: int = 5) -> EnvPoolEnvironments:
     spec = EnvironmentSpec("Pendulum-v1", max_episode_steps=limit)
-    return EnvPoolEnvironments(spec, spaces(spec)[0], 3)
+    return make(spec)
+
+
+def make(spec: EnvironmentSpec, num_envs: int = 3) -> EnvPoolEnvironments:
+    observation_space, _, limit = spaces(spec)
+    return EnvPoolEnvironments(spec, observation_space, num_envs, limit)
 
 
 def test_what_follows_an_end_is_the_true_last_observation_and_resets_are_explicit() -> None:
@@ -42,8 +47,7 @@ def test_the_first_seeds_are_those_of_the_environments() -> None:
 
 
 def test_a_termination_is_no_truncation() -> None:
-    spec = EnvironmentSpec("CartPole-v1")
-    environments = EnvPoolEnvironments(spec, spaces(spec)[0], 3)
+    environments = make(EnvironmentSpec("CartPole-v1"))
     environments.reset([1, 2, 3], ALL)
     for _ in range(60):
         step = environments.step(np.zeros(3, dtype=np.int64))
@@ -52,6 +56,23 @@ def test_a_termination_is_no_truncation() -> None:
     assert step.terminated.any()
     assert not step.truncated.any()
     assert (np.abs(step.observation[step.terminated][:, 2]) > 0.2).all()  # the pole has fallen
+
+
+def test_a_pole_that_falls_in_the_last_step_of_the_limit_has_fallen() -> None:
+    environments = make(EnvironmentSpec("CartPole-v1", max_episode_steps=10), 16)
+    environments.reset(list(range(16)), np.ones(16, dtype=bool))
+    running = np.ones(16, dtype=bool)
+    for _ in range(10):
+        step = environments.step(np.ones(16, dtype=np.int64))
+        fallen = np.abs(step.observation[:, 2]) > 12 * np.pi / 180
+        assert (step.terminated[running] == fallen[running]).all()
+        last, running = running, running & ~step.terminated
+    assert step.terminated[last].any()  # in the very last step
+    assert step.truncated[running].all()
+    assert not step.truncated[step.terminated].any()
+    # What was cut begins anew, and its limit with it.
+    environments.reset([0] * 16, step.terminated | step.truncated)
+    assert not environments.step(np.zeros(16, dtype=np.int64)).truncated.any()
 
 
 @pytest.mark.parametrize("when", ["first", "reset", "step"])
@@ -68,7 +89,7 @@ def test_numbers_that_are_not_finite_are_named(when: str) -> None:
         ),
         step=lambda actions: (observation(when == "step"), np.zeros(3), ALL, ~ALL, {}),
     )
-    environments = EnvPoolEnvironments(EnvironmentSpec("Pendulum-v1"), Box(-1, 1, (2,)), 3)
+    environments = EnvPoolEnvironments(EnvironmentSpec("Pendulum-v1"), Box(-1, 1, (2,)), 3, None)
     environments._make = lambda seeds: pool
 
     def use() -> None:

@@ -210,6 +210,18 @@ def test_observation_of_another_shape_is_named_with_episode_seed_and_step(wrong:
     )
 
 
+class Setting:
+    pass
+
+
+def test_the_name_of_a_partial_environment_is_the_same_in_another_process() -> None:
+    settings = {"g": 5.0, "names": ["a", 1], "of": {"by": max, "object": Setting()}, "cls": Setting}
+    assert EnvironmentSpec(partial(gym.make, "Pendulum-v1", **settings)).name == (
+        "gymnasium.envs.registration.make('Pendulum-v1', g=5.0, names=['a', 1], "
+        "of={'by': builtins.max, 'object': test_single.Setting}, cls=test_single.Setting)"
+    )
+
+
 # An episode is a function of its seed and its actions.
 
 
