@@ -1,4 +1,5 @@
 import argparse
+import os
 import pickle
 import re
 import sys
@@ -10,13 +11,14 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 from rich.table import Table
 
 from lightning_rl.algorithms import RLModule
 from lightning_rl.callbacks import TrajectoryWriter
+from lightning_rl.callbacks.checkpoints import run_folder
 from lightning_rl.checkpoint_io import read_whole
 from lightning_rl.commands import COMMANDS
 from lightning_rl.loggers import share_folder
@@ -50,6 +52,38 @@ class ArgumentParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps `config.yaml` in the run's folder, once that is known; where there is none, nothing is written over."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing: not all loggers and checkpoints know their folder yet."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes it."""
+        self._write(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes it, if nothing but a validation was asked for."""
+        self._write(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes it."""
+        self._write(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes it."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if self.already_saved:
+            return
+        folder = run_folder(trainer)  # asks all ranks
+        self.already_saved = True
+        if folder is not None and trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
 
 
 class RLCLI(LightningCLI):
@@ -92,6 +126,8 @@ class RLCLI(LightningCLI):
 def main(args: list[str] | None = None) -> None:
     """The command ``lightning-rl``."""
     given = sys.argv[1:] if args is None else args
+    if args is None and os.getcwd() not in sys.path:  # a script sees its own folder instead of the user's modules
+        sys.path.insert(0, os.getcwd())
     if given[:1] and given[0] in COMMANDS:
         COMMANDS[given[0]](given[1:])
         return
@@ -180,5 +216,5 @@ def run(args: list[str]) -> None:
         trainer_defaults=TRAINER_DEFAULTS,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=RunConfig,
     )

@@ -31,10 +31,11 @@ def export(args: list[str]) -> None:
     parser = ArgumentParser(prog="lightning-rl export", description="Writes a trained policy to a file of its own.")
     parser.add_argument("--ckpt_path", type=Path, required=True, help="a checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="NAME.onnx, or NAME.pt2 for torch.export.load")
+    parser.add_argument("--env", help="its environment, MODULE.FUNCTION, where the checkpoint could not store it")
     given = parser.parse_args(args)
     with parser.errors():
         require_format(given.output)
-        export_policy(load_module(given.ckpt_path), given.output)
+        export_policy(load_module(given.ckpt_path, **({"env": given.env} if given.env else {})), given.output)
     print(f"The policy is in {given.output}")
 
 

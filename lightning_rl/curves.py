@@ -2,6 +2,7 @@
 
 import csv
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 FILE = "curve.csv"
 SETTINGS = "curve.yaml"
+SHOWN = 4  # hyperparameters that tell one configuration from another, in a legend
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
 STYLE: Any = {
     "font.size": 11,
@@ -55,7 +57,9 @@ class Curve(NamedTuple):
 
     points: Sequence[Point]
     settings: dict[str, Any]
-    """The hyperparameters: runs that share them differ by their seeds."""
+    """The hyperparameters, and those of schedules: runs that share them differ by their seeds."""
+    run: Path | None = None
+    """The folder, if it was read from one."""
 
     @property
     def label(self) -> str:
@@ -101,7 +105,7 @@ def read_curve(run: Path) -> Curve:
     for row in rows:
         step, *measured = (float(row.get(column) or "nan") for column in COLUMNS.values())
         points.append(Point(int(step), *measured))
-    return Curve(points, _settings(run))
+    return Curve(points, _settings(run), run)
 
 
 def _settings(run: Path) -> dict[str, Any]:
@@ -122,14 +126,14 @@ def draw(curves: Sequence[Curve], x: Axis = "steps") -> Figure:
         x: what lies to the right: environment steps or minutes.
 
     Raises:
-        ValueError: a run has no evaluation, or no minutes.
+        ValueError: a run has no evaluation, or no minutes; or runs to be averaged have none in common.
     """
     for curve in curves:
         if not len(curve.measured("val_return", x)[0]):
-            raise ValueError(f"{curve.label}: a run has no evaluation over {x} to draw.")
+            raise ValueError(f"{curve.run or curve.label} has no evaluation over {x} to draw.")
     groups: list[list[Curve]] = []
     for curve in curves:
-        same = next((group for group in groups if group[0].settings == curve.settings), None)
+        same = next((group for group in groups if all(_is_alike(each, curve) for each in group)), None)
         if same is None:
             groups.append([curve])
         else:
@@ -169,10 +173,21 @@ def _draw_group(axes: Axes, group: Sequence[Curve], x: Axis, colour: str, name: 
     first, last = max(at[0] for at, _ in lines), min(at[-1] for at, _ in lines)
     at = np.unique(np.concatenate([at for at, _ in lines]))
     at = at[(at >= first) & (at <= last)]
+    if not len(at):
+        runs = ", ".join(str(curve.run or curve.label) for curve in group)
+        raise ValueError(f"{runs} were evaluated at no {x} in common, over which their mean could be drawn.")
     returns = np.stack([np.interp(at, *line) for line in lines])
     mean, spread = returns.mean(0), returns.std(0)
     axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(at, mean, color=colour, linewidth=1.8, label=f"{name}: mean ± deviation")
+    marker = "o" if len(at) == 1 else None
+    axes.plot(at, mean, color=colour, linewidth=1.8, marker=marker, label=f"{name}: mean ± deviation")
+
+
+def _is_alike(one: Curve, other: Curve) -> bool:
+    """Whether two runs have the same settings, as far as both tell: an older run does not know the newer ones."""
+    shared = one.settings.keys() & other.settings.keys()
+    same = all(one.settings[name] == other.settings[name] for name in shared)
+    return same if shared else one.settings == other.settings
 
 
 def _name(group: Sequence[Curve], groups: Sequence[Sequence[Curve]]) -> str:
@@ -184,7 +199,9 @@ def _name(group: Sequence[Curve], groups: Sequence[Sequence[Curve]]) -> str:
     differing = [f"{name} {own.get(name)}" for name in names if any(each.get(name) != own.get(name) for each in alike)]
     if not differing:
         return label
-    return ", ".join(differing if len(alike) == len(groups) else [label, *differing])
+    if len(differing) > SHOWN:
+        differing = [*differing[:SHOWN], "…"]
+    return textwrap.fill(", ".join(differing if len(alike) == len(groups) else [label, *differing]), width=60)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

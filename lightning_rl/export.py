@@ -22,19 +22,25 @@ from lightning_rl.checkpoint_io import read_whole
 FORMATS = (".onnx", ".pt2")
 
 
-def load_module(checkpoint: Path) -> RLModule:
+def load_module(checkpoint: Path, **settings: Any) -> RLModule:
     """The trained module, of whichever class, with the weights of a checkpoint; on the CPU.
 
+    Args:
+        checkpoint: the file.
+        settings: hyperparameters that the checkpoint could not store.
+
     Raises:
-        ValueError: no module of this package wrote the file, or it is torn.
+        ValueError: no module of this package wrote the file, its class cannot be imported, or it is torn.
         FileNotFoundError: there is none.
     """
     content = read_whole(checkpoint)
     path = content.get("hyper_parameters", {}).get("_class_path", "") if isinstance(content, dict) else ""
     algorithm = locate(path)
+    if path and algorithm is None:
+        raise ValueError(f"{checkpoint} is of {path}, which cannot be imported: run this where its module is.")
     if not (isinstance(algorithm, type) and issubclass(algorithm, RLModule)):
         raise ValueError(f"{checkpoint} is not a checkpoint of this package: it is of {path or 'no class'}.")
-    return algorithm.load_from_checkpoint(checkpoint, map_location="cpu")
+    return algorithm.load_from_checkpoint(checkpoint, map_location="cpu", **settings)
 
 
 class DeployedPolicy(nn.Module):

@@ -239,6 +239,24 @@ def test_printed_configuration_runs(path: Path, capsys: pytest.CaptureFixture[st
     main(["fit", "--config", "printed.yaml", "--trainer.fast_dev_run", "true"])
 
 
+def test_a_file_of_the_users_is_not_written_over(config: str) -> None:
+    mine = Path("config.yaml")
+    mine.write_text(f"# mine\n{Path(config).read_text()}")
+    before = mine.read_text()
+    run("fit", "--config", "config.yaml", "--trainer.logger", "false", "--trainer.max_epochs", "1")
+    assert mine.read_text() == before
+    run("fit", "--config", "config.yaml", "--trainer.max_epochs", "1")
+    assert mine.read_text() == before
+    assert "max_epochs: 1" in Path("lightning_logs/version_0/config.yaml").read_text()
+
+
+def test_modules_of_the_working_directory_are_found() -> None:
+    Path("walkers.py").write_text("import gymnasium\nmake = lambda: gymnasium.make('Pendulum-v1')\n")
+    script = Path(sys.executable).with_name("lightning-rl")
+    done = subprocess.run([script, "check", "walkers.make"], capture_output=True, text=True, check=False)
+    assert "walkers.make can be learned in by SAC and TRPO" in done.stdout, done.stderr
+
+
 def test_an_unknown_key_is_refused(config: str) -> None:
     Path(config).write_text(SMALL + "    gama: 0.9\n")
     result = run("fit", "--config", config, check=False)

@@ -79,6 +79,35 @@ def test_configurations_are_told_apart_by_what_differs() -> None:
     assert told == ["SAC on Pendulum-v1", "TRPO on Pendulum-v1"]
 
 
+def test_runs_of_older_versions_are_seeds_of_the_same_and_a_schedule_is_told() -> None:
+    settings = {"_class_path": "x.TRPOModule", "env": "Pendulum-v1", "gamma": 0.9}
+    schedule = {"GrowingHorizon": {"gamma": 0.99, "updates": 3}}
+    newer = [Curve(points([1.0, 2.0]), {**settings, "callbacks": each}) for each in ({}, {}, schedule)]
+    told = [text.get_text() for text in draw([Curve(points([3.0]), settings), *newer]).axes[0].get_legend().get_texts()]
+    assert told[0].endswith("3 runs: mean ± deviation")
+    assert told[1] == "callbacks.GrowingHorizon.gamma 0.99,\ncallbacks.GrowingHorizon.updates 3"
+
+
+def test_a_legend_stays_within_its_picture() -> None:
+    curves = [Curve(points([1.0, 2.0]), {f"a_hyperparameter_{name}": value for name in range(30)}) for value in (1, 2)]
+    figure = draw(curves)
+    figure.savefig("picture.png")
+    [axes] = figure.axes
+    legend, picture = axes.get_legend().get_window_extent(), figure.bbox
+    assert 0 < legend.x0 < legend.x1 < picture.x1
+    assert axes.get_legend().get_texts()[0].get_text().endswith(", …")
+
+
+def test_seeds_without_anything_in_common_are_told_of() -> None:
+    with pytest.raises(ValueError, match=r"one, other were evaluated at no minutes in common"):
+        draw(
+            [Curve(points([1.0], minutes=minutes), {}, Path(name)) for name, minutes in (("one", 1), ("other", 2))],
+            "minutes",
+        )
+    [line] = draw([Curve(points([value]), {}) for value in (1.0, 3.0)]).axes[0].lines
+    assert (line.get_ydata().tolist(), line.get_marker()) == ([2.0], "o")
+
+
 def test_the_command_draws_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(a_run(name, [1.0, 2.0], gamma=gamma)) for name, gamma in (("a", 0.9), ("b", 0.9), ("c", 0.5))]
     main(["plot", *runs, "--x", "minutes", "--output", "picture.png"])
@@ -88,7 +117,7 @@ def test_the_command_draws_a_picture(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_runs_without_what_is_drawn_are_told_of() -> None:
     never = Curve([Point(100, 1.0, 2.0, math.nan, math.nan, math.nan)], {"_class_path": "x.SACModule", "env": "A-v0"})
-    with pytest.raises(ValueError, match="SAC on A-v0: a run has no evaluation over steps"):
+    with pytest.raises(ValueError, match="SAC on A-v0 has no evaluation over steps"):
         draw([Curve(points([1.0]), {}), never])
     with pytest.raises(ValueError, match="over minutes"):
         draw([Curve([point._replace(minutes=math.nan) for point in points([1.0, 2.0])], {})], "minutes")

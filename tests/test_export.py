@@ -148,6 +148,19 @@ def test_from_the_command_line(
     assert torch.equal(policy(torch.from_numpy(observation)), torch.from_numpy(module.act(observation)))
 
 
+def test_an_environment_that_was_not_stored_is_a_flag(
+    small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet_trainer(max_epochs=1).fit(small_sac(env=lambda: gym.make("Pendulum-v1")))
+    [checkpoint] = Path().glob("lightning_logs/*/checkpoints/best.ckpt")
+    arguments = ["export", "--ckpt_path", str(checkpoint), "--output", "policy.pt2"]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "could not store; give it again" in capsys.readouterr().err
+    main([*arguments, "--env", "Pendulum-v1"])
+    assert "The policy is in policy.pt2" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("output", "checkpoint", "said"),
     [
@@ -155,6 +168,7 @@ def test_from_the_command_line(
         ("policy.pt2", "none.ckpt", "there is no checkpoint none.ckpt"),
         ("policy.pt2", "other.ckpt", "not a checkpoint of this package"),
         ("policy.pt2", "tensor.ckpt", "not a checkpoint of this package"),
+        ("policy.pt2", "elsewhere.ckpt", "elsewhere.ckpt is of elsewhere.Module, which cannot be imported"),
         ("policy.pt2", "text.ckpt", "text.ckpt"),
     ],
 )
@@ -163,6 +177,7 @@ def test_what_cannot_be_exported_is_told_of(
 ) -> None:
     torch.save({"state_dict": {}}, "other.ckpt")
     torch.save(torch.zeros(3), "tensor.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": {"_class_path": "elsewhere.Module"}}, "elsewhere.ckpt")
     Path("text.ckpt").write_text("no checkpoint")
     with pytest.raises(SystemExit):
         main(["export", "--ckpt_path", checkpoint, "--output", output])

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningModule
 
-NOT_STORED = "that the checkpoint could not store; give it again as a keyword argument of load_from_checkpoint>"
+NOT_STORED = (
+    "that the checkpoint could not store; give it again: as a keyword argument of load_from_checkpoint, or, an "
+    "environment, on the command line as its import path>"
+)
 
 
 def require_integer(minimum: int, **values: int | Sequence[int]) -> None:

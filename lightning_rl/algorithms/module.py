@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -31,7 +31,7 @@ from lightning_rl.algorithms.hyperparameters import (
     storable,
 )
 from lightning_rl.callbacks import default_callbacks
-from lightning_rl.callbacks.checkpoints import warn_of_uncrossed
+from lightning_rl.callbacks.checkpoints import tell_of_split_item, warn_of_uncrossed
 from lightning_rl.checkpoint_io import WholeCheckpointIO
 from lightning_rl.environments import (
     TEST_SEEDS,
@@ -437,14 +437,9 @@ class RLModule(LightningModule):
     """Updates that one item of the stream carries."""
 
     def on_fit_start(self) -> None:
-        """Says which of the user's checkpoints would fire late or never."""
+        """Says which of the user's checkpoints would fire late or never, and where a limit loses updates."""
         warn_of_uncrossed(self.trainer, self.updates_per_item)
-        limit = self.trainer.max_steps
-        if self.updates_per_item > 1 and limit > 0 and limit % self.updates_per_item:
-            rank_zero_warn(
-                f"max_steps={limit} ends the run within an item of {self.updates_per_item} updates, whose others are "
-                "not made up for when it is resumed: a multiple is gone on from exactly."
-            )
+        tell_of_split_item(self.trainer, self.updates_per_item)
 
     def on_train_start(self) -> None:
         """Takes back what was logged, and drawn, after the checkpoint from which training goes on."""

@@ -46,11 +46,15 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
     checkpoints = [each for each in trainer.checkpoint_callbacks if not isinstance(each, Interruption)]
     # Lightning adds its default unless there is a Checkpoint, which a LastCheckpoint or an Interruption is as well.
     saving = [each for each in trainer.checkpoint_callbacks if getattr(each, "saves", True)]
+    own = [each for each in checkpoints if isinstance(each, lightning_callbacks.ModelCheckpoint)]
     if len(checkpoints) == 1 and _is_default(checkpoints[0]):
         present.remove(checkpoints[0])
+        own = []
+    if saving and not any(each.monitor for each in own):
         added.append(BestCheckpoint())
-    elif saving and all(isinstance(each, LastCheckpoint | Interruption) for each in saving):
-        added.append(BestCheckpoint())
+        for each in own:  # snapshots, which come after it: ckpt_path="best" is the first one's
+            present.remove(each)
+            added.append(each)
     keeps_last = any(isinstance(c, LastCheckpoint) or getattr(c, "save_last", False) for c in checkpoints)
     if saving and not keeps_last:
         added.append(LastCheckpoint())
@@ -60,10 +64,10 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
         added.append(RLProgressBar())
     kinds = (LearningCurve, RunSummary)
     added += [kind() for kind in kinds if not any(isinstance(callback, kind) for callback in present)]
-    own = [callback for callback in present if isinstance(callback, Interruption)]
-    for callback in own:  # it comes after all others
+    last = [callback for callback in present if isinstance(callback, Interruption)]
+    for callback in last:  # it comes after all others
         present.remove(callback)
-    return [*added, *(own or [Interruption(saves=bool(saving))])]
+    return [*added, *(last or [Interruption(saves=bool(saving))])]
 
 
 def _is_default(callback: Callback) -> bool:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lightning_rl.callbacks.checkpoints import run_folder
+from lightning_rl.callbacks.schedules import ByUpdates
 from lightning_rl.curves import Curve, Point, draw, write_curve
 
 
@@ -82,7 +83,7 @@ class LearningCurve(Callback):
         folder = run_folder(trainer)
         if folder is not None and trainer.is_global_zero:
             try:
-                self._write(trainer, Curve(self.points, dict(module.hparams)), folder)
+                self._write(trainer, Curve(self.points, _settings(trainer, module)), folder)
             except OSError as error:  # a picture is no reason to end a run
                 rank_zero_warn(f"The learning curve could not be written to {folder} ({error}).")
 
@@ -97,3 +98,14 @@ class LearningCurve(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("curve", picture, curve.points[-1].step, dataformats="HWC")
+
+
+def _settings(trainer: Trainer, module: Any) -> dict[str, Any]:
+    """The hyperparameters, and what else makes a run another one than a seed of the same."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    schedules = {type(each).__name__: _public(each) for each in callbacks if isinstance(each, ByUpdates)}
+    return {**module.hparams, "callbacks": schedules, "precision": trainer.precision}
+
+
+def _public(callback: Callback) -> dict[str, Any]:
+    return {name: value for name, value in vars(callback).items() if not name.startswith("_")}

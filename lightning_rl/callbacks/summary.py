@@ -1,6 +1,7 @@
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -26,7 +27,8 @@ class RunSummary(Callback):
             folder, checkpoints = run_folder(trainer), checkpoint_folder(trainer)  # both ask all ranks
             if trainer.is_global_zero:
                 pictures = {} if folder is None else _pictures(folder)
-                self._print({**_best(trainer), **_checkpoints(trainer, checkpoints), **pictures})
+                flags = "" if _is_stored(pl_module.hparams.get("env")) else " --model.env MODULE.FUNCTION"
+                self._print({**_best(trainer), **_checkpoints(trainer, checkpoints, flags), **pictures})
             self._ended = False
 
     def _print(self, lines: dict[str, str]) -> None:
@@ -48,7 +50,7 @@ def _curves(trainer: Trainer) -> list[LearningCurve]:
     return [each for each in trainer.callbacks if isinstance(each, LearningCurve)]  # type: ignore[attr-defined]
 
 
-def _checkpoints(trainer: Trainer, folder: Path) -> dict[str, str]:
+def _checkpoints(trainer: Trainer, folder: Path, flags: str) -> dict[str, str]:
     best = [each.best_model_path for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
     kept = [*map(Path, best), folder / "last.ckpt"]
     paths = [path for path in kept if path.is_file()]
@@ -56,7 +58,12 @@ def _checkpoints(trainer: Trainer, folder: Path) -> dict[str, str]:
         return {}
     names = ", ".join(_relative(path) for path in dict.fromkeys(paths))
     watch = f"lightning-rl predict --ckpt_path {shlex.quote(_relative(paths[0]))} --trainer.callbacks+=VideoRecorder"
-    return {"checkpoints": names, "to watch it": watch}
+    return {"checkpoints": names, "to watch it": f"{watch}{flags}"}
+
+
+def _is_stored(environment: Any) -> bool:
+    """Whether a checkpoint knows the environment: not one from the script itself, or a lambda."""
+    return not str(environment).endswith(">")
 
 
 def _pictures(folder: Path) -> dict[str, str]:

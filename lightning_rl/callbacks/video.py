@@ -32,7 +32,8 @@ class VideoRecorder(Callback):
     """Records greedy episodes as MP4 files, `videos/STEPS.mp4` in the run's folder, and for TensorBoard's images.
 
     In ``fit`` it records the first validation episode, after chosen epochs and at the end; in ``test`` and ``predict``
-    the first test episode. Gymnasium's own environments need no screen; MuJoCo's do without one by ``MUJOCO_GL=egl``.
+    the first test episode, as `STEPS-test.mp4`. Gymnasium's own environments need no screen; MuJoCo's do without one by
+    ``MUJOCO_GL=egl``.
 
     Args:
         every_n_epochs: epochs between two recordings.
@@ -81,19 +82,19 @@ class VideoRecorder(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records what was tested."""
-        self._record(trainer, pl_module, TEST_SEEDS)
+        self._record(trainer, pl_module, TEST_SEEDS, "-test")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records what was predicted."""
-        self._record(trainer, pl_module, TEST_SEEDS)
+        self._record(trainer, pl_module, TEST_SEEDS, "-test")
 
-    def _record(self, trainer: Trainer, module: Any, seeds: Sequence[int]) -> None:
+    def _record(self, trainer: Trainer, module: Any, seeds: Sequence[int], stage: str = "") -> None:
         self._recorded = module.environment_steps
         folder = (run_folder(trainer) or Path(trainer.default_root_dir)) / "videos"
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for index in range(self.episodes):
-            path = folder / f"{self._recorded}{f'-{index + 1}' if index else ''}.mp4"
+            path = folder / f"{self._recorded}{stage}{f'-{index + 1}' if index else ''}.mp4"
             frames = record_episode(module, seeds[index], path)
             rank_zero_info(f"A greedy episode is in {path}")
             for logger in trainer.loggers:

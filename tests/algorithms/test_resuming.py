@@ -222,9 +222,12 @@ def test_earlier_rollouts_of_another_length_are_left_out_and_that_is_said(
     assert lengths[:4] == [0, 2 * rollout_steps, 4 * rollout_steps, 4 * rollout_steps]
 
 
-def test_a_limit_within_an_item_is_told_of(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
-    with pytest.warns(UserWarning, match="max_steps=20 ends the run within an item of 8 updates"):
-        quiet_trainer(max_steps=20).fit(small_sac())
+@pytest.mark.parametrize("limit", [16, 20])
+def test_a_limit_within_an_item_is_told_of(
+    small_sac: SAC, quiet_trainer: MakeTrainer, limit: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    quiet_trainer(max_steps=limit).fit(small_sac())
+    assert ("max_steps=20 ends the run within an item of 8 updates" in caplog.text) == (limit == 20)
 
 
 def test_validating_afterwards_steps_no_schedule(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:

@@ -128,21 +128,22 @@ def validation_curve() -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize(
-    "own",
+    ("own", "is_best"),
     [
-        ModelCheckpoint(monitor="val/return", mode="max", filename="mine"),
-        lightning_callbacks.ModelCheckpoint(filename="mine", save_weights_only=True),
-        lightning_callbacks.ModelCheckpoint(save_weights_only=True),
+        (ModelCheckpoint(monitor="val/return", mode="max", filename="mine"), True),
+        (lightning_callbacks.ModelCheckpoint(filename="mine", save_weights_only=True), False),
+        (lightning_callbacks.ModelCheckpoint(save_weights_only=True), False),
+        (ModelCheckpoint(every_n_train_steps=72, save_weights_only=True), False),
     ],
 )
-def test_a_users_checkpoints_stay(
-    small_sac: SAC, quiet_trainer: MakeTrainer, own: lightning_callbacks.ModelCheckpoint
+def test_a_users_checkpoints_stay_and_snapshots_are_not_the_best(
+    small_sac: SAC, quiet_trainer: MakeTrainer, own: lightning_callbacks.ModelCheckpoint, is_best: bool
 ) -> None:
     trainer = quiet_trainer(max_epochs=1, callbacks=[own])
     trainer.fit(small_sac())
     names = {path.name for path in Path(own.dirpath).iterdir()}
-    assert names == {"last.ckpt", Path(own.best_model_path).name}
-    assert trainer.checkpoint_callback is own
+    assert names == {"last.ckpt", Path(own.best_model_path).name} | (set() if is_best else {"best.ckpt"})
+    assert (trainer.checkpoint_callback is own) == is_best
 
 
 def test_a_checkpoint_after_some_time_never_comes_and_that_is_said(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium
 import pytest
 from lightning.pytorch import Trainer
 
@@ -24,6 +25,13 @@ def test_the_end_of_a_run_says_how_good_it_is_and_where_everything_is(
     watch = "lightning-rl predict --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt"
     assert f"{watch} --trainer.callbacks+=VideoRecorder" in shown
     assert "\x1b" not in shown  # no colours where it is piped
+
+
+def test_an_environment_that_no_checkpoint_knows_is_asked_for(
+    small_sac: SAC, quiet_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet_trainer(max_epochs=1).fit(small_sac(env=lambda: gymnasium.make("Pendulum-v1")))
+    assert "--trainer.callbacks+=VideoRecorder --model.env MODULE.FUNCTION\n" in capsys.readouterr().out
 
 
 def test_what_does_not_exist_is_not_told_of(

@@ -72,7 +72,7 @@ def test_prediction_is_recorded(small_trpo: Callable[..., TRPOModule], quiet_tra
     trainer = quiet_trainer(callbacks=[VideoRecorder(episodes=2)])
     episodes = [episode for batch in trainer.predict(module) for episode in batch]
     videos = Path(trainer.log_dir) / "videos"
-    recorded = [len(frames(videos / name, 400, 600)) for name in ("0.mp4", "0-2.mp4")]
+    recorded = [len(frames(videos / name, 400, 600)) for name in ("0-test.mp4", "0-test-2.mp4")]
     assert recorded == pytest.approx([len(episode.observations) for episode in episodes[:2]], abs=1)
 
 
