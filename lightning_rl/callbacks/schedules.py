@@ -1,4 +1,4 @@
-"""What of TRPO may change while it trains, as functions of its updates alone, so that a resumed run goes on exactly."""
+"""What may change while a module trains, most of it TRPO's, as functions of its updates alone, so that a resumed run goes on exactly."""
 
 from abc import abstractmethod
 from typing import Any
@@ -10,7 +10,7 @@ from lightning_rl.networks.policies import GaussianPolicy
 
 
 class ByUpdates(Callback):
-    """Sets something before every rollout.
+    """Sets something before every item.
 
     Args:
         updates: after so many its last value is reached.
@@ -45,7 +45,7 @@ class ByUpdates(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Sets the next rollout's."""
+        """Sets the next item's."""
         self._change(trainer, pl_module)
 
     def _change(self, trainer: Trainer, module: LightningModule) -> None:
@@ -54,17 +54,18 @@ class ByUpdates(Callback):
 
 
 class GrowingHorizon(ByUpdates):
-    """Lets TRPO's horizon 1 / (1 − γ) grow linearly with its updates, from the module's own γ to another one.
+    """Lets the horizon 1 / (1 − γ) grow linearly with a module's updates, from the module's own γ to another one.
 
     A short horizon learns a gait early; a long one weighs a fall by more of what it costs.
 
     Args:
         gamma: the discount that is reached, in [0, 1).
         updates: after so many.
-        begin: updates before it begins to grow.
+        begin: updates before it begins to grow; one less than `updates` lets it change at once.
 
     Raises:
-        ValueError: a discount or a number out of its range.
+        ValueError: a discount or a number out of its range; or SAC with ``compile``, which compiles anew for every
+            discount, and a change that is not made at once.
     """
 
     def __init__(self, gamma: float, updates: int, begin: int = 0) -> None:
@@ -75,8 +76,11 @@ class GrowingHorizon(ByUpdates):
 
     def change(self, module: Any, share: float) -> None:
         """Sets the discount."""
-        if getattr(module, "algorithm", None) != "TRPO":
-            raise TypeError(f"GrowingHorizon is for TRPOModule, and the module is {type(module).__name__}.")
+        if getattr(module, "compiles", False) and self.begin < self.updates - 1:
+            raise ValueError(
+                f"GrowingHorizon(begin={self.begin}, updates={self.updates}): with compile=True each discount is compiled "
+                f"anew. Let it change at once, with begin={self.updates - 1}, or leave compile at False."
+            )
         if module.hparams.gamma == 1:
             raise ValueError("GrowingHorizon: the module's gamma=1 is a horizon without end, which cannot grow.")
         begun, grown = 1 / (1 - module.hparams.gamma), 1 / (1 - self.gamma)

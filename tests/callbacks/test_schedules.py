@@ -170,10 +170,29 @@ def test_message(make: Callable[..., Callback], settings: dict[str, Any], messag
         make(**settings)
 
 
-@pytest.mark.parametrize("callback", [GrowingHorizon(gamma=0.9, updates=5), GrowingReuse(rollouts=2, updates=5)])
-def test_a_discount_or_a_reuse_that_changes_is_for_trpo(
-    small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer, callback: Callback
+def test_the_horizon_of_sac_grows_with_its_updates(
+    small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer
 ) -> None:
+    module, used = small_sac(gamma=0.9), []
+    gradients = module.critic_gradients
+    module.critic_gradients = lambda batch, noise: (used.append(module.gamma), gradients(batch, noise))[1]
+    quiet_trainer(max_epochs=1, callbacks=[GrowingHorizon(gamma=0.95, updates=32, begin=16)]).fit(module)
+    assert [1 / (1 - gamma) for gamma in used[::8]] == pytest.approx([10, 10, 10, 15, 20, 20, 20, 20])
+    assert used == [each for each in used[::8] for _ in range(8)]  # an item's updates share it
+
+
+def test_a_compiled_horizon_changes_at_once_or_not_at_all(
+    small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer
+) -> None:
+    module = small_sac(gamma=0.9, compile=True)
+    with pytest.raises(ValueError, match=r"each discount is compiled anew.*begin=31"):
+        quiet_trainer(max_epochs=1, callbacks=[GrowingHorizon(gamma=0.95, updates=32, begin=16)]).fit(module)
+    GrowingHorizon(gamma=0.95, updates=32, begin=31).change(module, 1.0)
+    assert module.gamma == pytest.approx(0.95)
+
+
+def test_a_reuse_that_changes_is_for_trpo(small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer) -> None:
+    callback = GrowingReuse(rollouts=2, updates=5)
     with pytest.raises(TypeError, match=r"TRPOModule.*SACModule"):
         quiet_trainer(max_epochs=1, callbacks=[callback]).fit(small_sac())
 
