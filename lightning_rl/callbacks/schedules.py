@@ -1,4 +1,4 @@
-"""What may change while a module trains, most of it TRPO's, as functions of its updates alone, so that a resumed run goes on exactly."""
+"""What may change while a module trains: functions of its updates alone, so that a resumed run goes on exactly."""
 
 from abc import abstractmethod
 from typing import Any
@@ -78,8 +78,8 @@ class GrowingHorizon(ByUpdates):
         """Sets the discount."""
         if getattr(module, "compiles", False) and self.begin < self.updates - 1:
             raise ValueError(
-                f"GrowingHorizon(begin={self.begin}, updates={self.updates}): with compile=True each discount is compiled "
-                f"anew. Let it change at once, with begin={self.updates - 1}, or leave compile at False."
+                f"GrowingHorizon(begin={self.begin}, updates={self.updates}): with compile=True each discount is "
+                f"compiled anew. Let it change at once, with begin={self.updates - 1}, or leave compile at False."
             )
         if module.hparams.gamma == 1:
             raise ValueError("GrowingHorizon: the module's gamma=1 is a horizon without end, which cannot grow.")

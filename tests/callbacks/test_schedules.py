@@ -177,7 +177,7 @@ def test_the_horizon_of_sac_grows_with_its_updates(
     gradients = module.critic_gradients
     module.critic_gradients = lambda batch, noise: (used.append(module.gamma), gradients(batch, noise))[1]
     quiet_trainer(max_epochs=1, callbacks=[GrowingHorizon(gamma=0.95, updates=32, begin=16)]).fit(module)
-    assert [1 / (1 - gamma) for gamma in used[::8]] == pytest.approx([10, 10, 10, 15, 20, 20, 20, 20])
+    assert [1 / (1 - gamma) for gamma in used[::8]] == pytest.approx([10, 10, 10, 15, 20, 20, 20, 20, 20])
     assert used == [each for each in used[::8] for _ in range(8)]  # an item's updates share it
 
 
