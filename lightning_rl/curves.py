@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 FILE = "curve.csv"
 SETTINGS = "curve.yaml"
+TOGETHER = "\N{NO-BREAK SPACE}"  # where a legend's line does not end
 SHOWN = 4  # hyperparameters that tell one configuration from another, in a legend
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind too
 STYLE: Any = {
@@ -196,12 +197,14 @@ def _name(group: Sequence[Curve], groups: Sequence[Sequence[Curve]]) -> str:
     alike = [_flat(each[0].settings) for each in groups if each[0].label == label]
     own = _flat(group[0].settings)
     names = sorted(set().union(*alike))
-    differing = [f"{name} {own.get(name)}" for name in names if any(each.get(name) != own.get(name) for each in alike)]
+    told = [name for name in names if any(each.get(name) != own.get(name) for each in alike)]
+    differing = [f"{name}{TOGETHER}{own.get(name)}" for name in told]
     if not differing:
         return label
     if len(differing) > SHOWN:
         differing = [*differing[:SHOWN], "…"]
-    return textwrap.fill(", ".join(differing if len(alike) == len(groups) else [label, *differing]), width=60)
+    text = ", ".join(differing if len(alike) == len(groups) else [label, *differing])
+    return textwrap.fill(text, width=60).replace(TOGETHER, " ")
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
