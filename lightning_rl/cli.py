@@ -55,7 +55,7 @@ class ArgumentParser(LightningArgumentParser):
 
 
 class RunConfig(SaveConfigCallback):
-    """Keeps `config.yaml` in the run's folder, once that is known; where there is none, nothing is written over."""
+    """Keeps `config.yaml` in the run's folder, once that is known; the working directory is the user's."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing: not all loggers and checkpoints know their folder yet."""
@@ -81,9 +81,10 @@ class RunConfig(SaveConfigCallback):
             return
         folder = run_folder(trainer)  # asks all ranks
         self.already_saved = True
-        if folder is not None and trainer.is_global_zero:
+        if folder is not None and folder.resolve() != Path.cwd() and trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
+            path = folder / self.config_filename
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
 
 
 class RLCLI(LightningCLI):

@@ -1,10 +1,12 @@
 """Learning curves: how a run's folder keeps them, and how they are drawn."""
 
 import csv
+import inspect
 import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
@@ -28,6 +30,8 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "legend.frameon": False,
 }
+
+PLAIN = (bool, int, float, str)
 
 Axis = Literal["steps", "minutes"]
 Numbers = NDArray[np.float64]
@@ -110,13 +114,24 @@ def read_curve(run: Path) -> Curve:
 
 
 def _settings(run: Path) -> dict[str, Any]:
-    """The hyperparameters of a run's folder; of an older one from the command line's configuration."""
+    """The settings of a run's folder, or those of the command line's configuration.
+
+    A run of an older version does not know the newer settings: it had what are their defaults now.
+    """
+    settings: dict[str, Any] = {}
     if (run / SETTINGS).is_file():
-        return yaml.safe_load((run / SETTINGS).read_text()) or {}
-    if (run / "config.yaml").is_file():
+        settings = yaml.safe_load((run / SETTINGS).read_text()) or {}
+    elif (run / "config.yaml").is_file():
         model = yaml.safe_load((run / "config.yaml").read_text()).get("model") or {}
-        return {"_class_path": model.get("class_path", ""), **model.get("init_args", {})}
-    return {}
+        settings = {"_class_path": model.get("class_path", ""), **model.get("init_args", {})}
+    return {"callbacks": {}, "precision": "32-true", **_defaults(settings.get("_class_path", "")), **settings}
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """What a module's hyperparameters are where nobody sets them, as far as they are plain values."""
+    module: Any = locate(class_path)
+    parameters = inspect.signature(module).parameters.items() if module is not None else ()
+    return {name: each.default for name, each in parameters if each.default is None or type(each.default) in PLAIN}
 
 
 def draw(curves: Sequence[Curve], x: Axis = "steps") -> Figure:
@@ -134,7 +149,7 @@ def draw(curves: Sequence[Curve], x: Axis = "steps") -> Figure:
             raise ValueError(f"{curve.run or curve.label} has no evaluation over {x} to draw.")
     groups: list[list[Curve]] = []
     for curve in curves:
-        same = next((group for group in groups if all(_is_alike(each, curve) for each in group)), None)
+        same = next((group for group in groups if group[0].settings == curve.settings), None)
         if same is None:
             groups.append([curve])
         else:
@@ -182,13 +197,6 @@ def _draw_group(axes: Axes, group: Sequence[Curve], x: Axis, colour: str, name: 
     axes.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     marker = "o" if len(at) == 1 else None
     axes.plot(at, mean, color=colour, linewidth=1.8, marker=marker, label=f"{name}: mean ± deviation")
-
-
-def _is_alike(one: Curve, other: Curve) -> bool:
-    """Whether two runs have the same settings, as far as both tell: an older run does not know the newer ones."""
-    shared = one.settings.keys() & other.settings.keys()
-    same = all(one.settings[name] == other.settings[name] for name in shared)
-    return same if shared else one.settings == other.settings
 
 
 def _name(group: Sequence[Curve], groups: Sequence[Sequence[Curve]]) -> str:

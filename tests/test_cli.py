@@ -15,6 +15,7 @@ import gymnasium
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_rl import RLModule, SACModule, TRPOModule
@@ -248,6 +249,32 @@ def test_a_file_of_the_users_is_not_written_over(config: str) -> None:
     run("fit", "--config", "config.yaml", "--trainer.max_epochs", "1")
     assert mine.read_text() == before
     assert "max_epochs: 1" in Path("lightning_logs/version_0/config.yaml").read_text()
+
+
+def test_the_configuration_that_is_kept_is_whole_though_it_came_in_pieces() -> None:
+    parts = yaml.safe_load(SMALL)
+    Path("trainer.yaml").write_text(yaml.safe_dump(parts["trainer"]))
+    Path("model.yaml").write_text(yaml.safe_dump(parts["model"]))
+    run("fit", "--trainer", "trainer.yaml", "--model", "model.yaml", "--trainer.max_epochs", "1")
+    kept = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
+    assert kept["model"]["init_args"]["buffer_size"] == 400
+    assert kept["trainer"]["max_epochs"] == 1
+    assert not Path("lightning_logs/version_0/model.yaml").exists()
+
+
+class Foreign(DummyLogger):
+    """Writes into the working directory."""
+
+    save_dir = "."
+
+
+def test_the_working_directory_gets_no_configuration() -> None:
+    mine = Path("config.yaml")
+    mine.write_text(f"# mine\n{SMALL}")
+    before = mine.read_text()
+    foreign = ["--trainer.logger", "test_cli.Foreign", "--trainer.enable_checkpointing", "false"]
+    main(["fit", "--config", "config.yaml", *foreign, "--trainer.max_epochs", "1"])
+    assert mine.read_text() == before
 
 
 def test_modules_of_the_working_directory_are_found() -> None:

@@ -80,10 +80,12 @@ def test_configurations_are_told_apart_by_what_differs() -> None:
 
 
 def test_runs_of_older_versions_are_seeds_of_the_same_and_a_schedule_is_told() -> None:
-    settings = {"_class_path": "x.TRPOModule", "env": "Pendulum-v1", "gamma": 0.9}
     schedule = {"GrowingHorizon": {"gamma": 0.99, "updates": 3}}
-    newer = [Curve(points([1.0, 2.0]), {**settings, "callbacks": each}) for each in ({}, {}, schedule)]
-    told = [text.get_text() for text in draw([Curve(points([3.0]), settings), *newer]).axes[0].get_legend().get_texts()]
+    newer = {"tau": 0.01, "precision": "32-true"}  # what they are by default
+    runs = [a_run("old", [3.0]), a_run("new", [1.0, 2.0], callbacks={}, **newer), a_run("newest", [2.0], **newer)]
+    other = a_run("other", [1.0], callbacks=schedule, **newer)
+    told = [text.get_text() for text in draw(list(map(read_curve, [other, *runs]))).axes[0].get_legend().get_texts()]
+    told.reverse()
     assert told[0].endswith("3 runs: mean ± deviation")
     assert told[1] == "callbacks.GrowingHorizon.gamma 0.99,\ncallbacks.GrowingHorizon.updates 3"
 

@@ -147,7 +147,7 @@ def test_partial_becomes_a_class_path_with_its_keywords() -> None:
 )
 def test_what_has_no_import_path_becomes_a_text_that_says_what_to_do(value: Any, kind: str) -> None:
     assert plain({"given": value}) == {
-        "given": f"<a {kind} that the checkpoint could not store; give it again: as a keyword argument of "
+        "given": f"<a {kind} that the checkpoint could not store; give it again as a keyword argument of "
         "load_from_checkpoint, or, an environment, on the command line as its import path>"
     }
 

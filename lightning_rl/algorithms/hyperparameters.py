@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningModule
 
-NOT_STORED = (
-    "that the checkpoint could not store; give it again: as a keyword argument of load_from_checkpoint, or, an "
+NOT_STORED = (  # YAML must read it as a text: no colon before a space
+    "that the checkpoint could not store; give it again as a keyword argument of load_from_checkpoint, or, an "
     "environment, on the command line as its import path>"
 )
 

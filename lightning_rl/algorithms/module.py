@@ -262,6 +262,8 @@ class RLModule(LightningModule):
             )
         # Lightning loads a checkpoint's weights before it converts the module, and would round those of float64.
         self.trainer.precision_plugin.convert_module(self)
+        if stage == "fit" and self.trainer.precision != "64-true" and self.parameter_dtype == torch.float64:
+            self.float()  # it was loaded from a run in float64
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # what a Trainer has by itself
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if stage == "fit" and self.experience is None:
@@ -504,19 +506,21 @@ class RLModule(LightningModule):
         require_compatible(checkpoint, self.algorithm, self.environment.name, spaces)
         ours = checkpoint["lightning_rl"]
         self._loaded_steps = ours["environment_steps"]
-        if self._trainer is None and any(weight.dtype == torch.float64 for weight in checkpoint["state_dict"].values()):
+        weights = [weight for weight in checkpoint["state_dict"].values() if weight.is_floating_point()]
+        if self._trainer is None and all(weight.dtype == torch.float64 for weight in weights):
             self.double()  # before load_from_checkpoint copies them
         if self.experience is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         require_same_run(checkpoint, self.environment.name)
         self._loaded_steps = None
-        if ours["world_size"] != self.trainer.world_size:
-            self._refill(checkpoint)
-            return
         experience = checkpoint["experience"]
-        if self.trainer.global_rank > 0:
-            experience = read_shard(Path(str(self.trainer.ckpt_path)), checkpoint["shards"], self.trainer.global_rank)
         try:
+            if ours["world_size"] != self.trainer.world_size:
+                self._refill(checkpoint)
+                return
+            if self.trainer.global_rank > 0:
+                path = Path(str(self.trainer.ckpt_path))
+                experience = read_shard(path, checkpoint["shards"], self.trainer.global_rank)
             self.experience.load_state_dict(experience)
             self._loaded_random = experience["torch_random"]
             set_random_state(self._loaded_random, self.device)  # and again where training goes on, after the set-up

@@ -51,7 +51,9 @@ def default_callbacks(trainer: Trainer) -> list[Callback]:
         present.remove(checkpoints[0])
         own = []
     if saving and not any(each.monitor for each in own):
-        added.append(BestCheckpoint())
+        best = BestCheckpoint()
+        best.dirpath = next((each.dirpath for each in own if each.dirpath is not None), None)
+        added.append(best)
         for each in own:  # snapshots, which come after it: ckpt_path="best" is the first one's
             present.remove(each)
             added.append(each)

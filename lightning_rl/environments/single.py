@@ -40,8 +40,8 @@ class EnvironmentSpec:
         if isinstance(self.env, str):
             return self.env
         if isinstance(self.env, partial):
-            settings = ", ".join(f"{name}={_described(value)}" for name, value in self.env.keywords.items())
-            return f"{EnvironmentSpec(self.env.func).name}({', '.join([*map(_described, self.env.args), settings])})"
+            named = (f"{name}={_described(value)}" for name, value in self.env.keywords.items())
+            return f"{EnvironmentSpec(self.env.func).name}({', '.join([*map(_described, self.env.args), *named])})"
         return _qualified_name(self.env)
 
     def make(self) -> gym.Env[Any, Any]:
@@ -69,16 +69,19 @@ class EnvironmentSpec:
 
 def _described(value: Any) -> str:
     """A setting, in words that are the same in another process: an object's own may hold where it lies in memory."""
+    if isinstance(value, partial):
+        return EnvironmentSpec(value).name
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_described, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key!r}: {_described(item)}' for key, item in value.items())}}}"
-    plain = value is None or isinstance(value, bool | int | float | str | bytes | np.generic)
-    return repr(value) if plain else _qualified_name(value)
+    text = repr(value)
+    return _qualified_name(value) if hasattr(value, "__qualname__") or " at 0x" in text else text
 
 
 def _qualified_name(value: Any) -> str:
-    return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _make_registered(name: str, max_episode_steps: int | None, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

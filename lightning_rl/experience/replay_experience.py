@@ -138,8 +138,8 @@ class ReplayExperience:
     def take_over(self, state: dict[str, Any]) -> str:
         """Of another number of ranks no transition, which belongs to the environments that lived it; their policy."""
         self._is_trained = state["is_trained"] or state["collector"]["steps"] >= self.learning_starts
-        by_whom = "with the policy" if self._is_trained else "at random"
-        return f"{max(self.learning_starts, 1)} transitions a rank are collected {by_whom} before updates go on"
+        by_whom = " with the policy" if self._is_trained else ""
+        return f"{max(self.learning_starts, 1)} transitions a rank are collected{by_whom} before updates go on"
 
     def _step(self) -> None:
         observation, first = self.collector.observation, self.collector.lengths == 0

@@ -200,6 +200,8 @@ def test_weights_of_double_precision_are_loaded_and_tested_as_they_were_saved(
     again = small_trpo()
     quiet_trainer(precision="64-true").test(again, ckpt_path="double.ckpt", verbose=False)
     assert all(torch.equal(weight, module.state_dict()[name]) for name, weight in again.state_dict().items())
+    quiet_trainer(max_epochs=1).fit(loaded)  # in single precision, as that Trainer says
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("rollout_steps", [8, 32])
@@ -220,6 +222,18 @@ def test_earlier_rollouts_of_another_length_are_left_out_and_that_is_said(
     with pytest.warns(UserWarning, match=f"hold 32 transitions a rank and this module's {2 * rollout_steps}: "):
         trainer.fit(module, ckpt_path="lightning_logs/run/checkpoints/last.ckpt")
     assert lengths[:4] == [0, 2 * rollout_steps, 4 * rollout_steps, 4 * rollout_steps]
+
+
+def test_the_last_checkpoint_is_beside_the_users_snapshots(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    trained: list[int] = []
+    for _ in range(2):
+        snapshots = ModelCheckpoint(dirpath="mine", every_n_train_steps=24, save_top_k=-1, filename="{step}")
+        trainer = quiet_trainer(max_epochs=len(trained) + 1, callbacks=[snapshots])
+        module = small_sac()
+        trainer.fit(module, ckpt_path="last" if trained else None)
+        trained.append(module.environment_steps)
+    assert trained == [160, 320]
+    assert {"best.ckpt", "last.ckpt", "step=24.ckpt"} <= {path.name for path in Path("mine").iterdir()}
 
 
 @pytest.mark.parametrize("limit", [16, 20])

@@ -216,9 +216,11 @@ class Setting:
 
 def test_the_name_of_a_partial_environment_is_the_same_in_another_process() -> None:
     settings = {"g": 5.0, "names": ["a", 1], "of": {"by": max, "object": Setting()}, "cls": Setting}
-    assert EnvironmentSpec(partial(gym.make, "Pendulum-v1", **settings)).name == (
+    others = {"goal": np.array([1.0, 2.0]), "among": {3}, "inner": partial(max, 1)}
+    assert EnvironmentSpec(partial(gym.make, "Pendulum-v1", **settings, **others)).name == (
         "gymnasium.envs.registration.make('Pendulum-v1', g=5.0, names=['a', 1], "
-        "of={'by': builtins.max, 'object': test_single.Setting}, cls=test_single.Setting)"
+        "of={'by': builtins.max, 'object': test_single.Setting}, cls=test_single.Setting, goal=array([1., 2.]), "
+        "among={3}, inner=builtins.max(1))"
     )
 
 

@@ -73,14 +73,14 @@ def test_updates_begin_with_the_round_that_fills_the_warm_up() -> None:
     assert len(experience.noises) == 1  # the policy acts from the fourth round on
 
 
-@pytest.mark.parametrize(("steps", "by_whom"), [(4, "at random"), (6, "with the policy")])
+@pytest.mark.parametrize(("steps", "by_whom"), [(4, ""), (6, " with the policy")])
 def test_ranks_that_take_over_a_trained_policy_collect_with_it(steps: int, by_whom: str) -> None:
     before = Experience(num_envs=2, buffer_size=20, learning_starts=6)
     while before.collector.steps < steps:
         before.round()
     after = Experience(num_envs=2, buffer_size=20, learning_starts=6)
     after.collector.steps = steps // 2  # as many as each of two ranks has of them
-    assert after.take_over(before.state_dict()) == f"6 transitions a rank are collected {by_whom} before updates go on"
+    assert after.take_over(before.state_dict()) == f"6 transitions a rank are collected{by_whom} before updates go on"
     again = Experience(num_envs=2, buffer_size=20, learning_starts=6)
     again.load_state_dict(after.state_dict())
     items = [again.round() for _ in range(3)]
