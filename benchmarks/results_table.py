@@ -43,6 +43,8 @@ REFERENCES = {
     ("TRPO", "CartPole-v1"): Reference(500, "500 ± 0 (100,000)"),
     ("TRPO", "Acrobot-v1"): Reference(-83, "−83.1 ± 18.6 (100,000)"),
     ("TRPO", "BipedalWalkerHardcore-v3"): Reference(None, "none (of SAC 4.4 ± 103.9, 10 M)"),
+    ("SAC", "Hopper-v5"): Reference(None, "2326 ± 1130 (1 M, v3)"),
+    ("SAC", "HalfCheetah-v5"): Reference(None, "9535 ± 100 (1 M, v3)"),
     ("TRPO", "Hopper-v5"): Reference(None, "3618 ± 357 (1 M, v3)"),
     ("TRPO", "HalfCheetah-v5"): Reference(None, "1785 ± 69 (1 M, v3)"),
 }
