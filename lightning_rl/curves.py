@@ -129,7 +129,8 @@ def _settings(run: Path) -> dict[str, Any]:
 
 def _defaults(class_path: str) -> dict[str, Any]:
     """What a module's hyperparameters are where nobody sets them, as far as they are plain values."""
-    module: Any = locate(class_path)
+    ours = class_path.startswith("lightning_rl.")  # drawing imports nobody else's code
+    module: Any = locate(class_path) if ours else None
     parameters = inspect.signature(module).parameters.items() if module is not None else ()
     return {name: each.default for name, each in parameters if each.default is None or type(each.default) in PLAIN}
 
@@ -169,6 +170,7 @@ def draw(curves: Sequence[Curve], x: Axis = "steps") -> Figure:
         axes.set(xlabel="environment steps" if x == "steps" else "minutes", ylabel="return")
         axes.margins(x=0.01)
         if x == "steps":
+            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))  # more would touch each other
             axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
         axes.legend(loc="lower right")
     return figure

@@ -172,10 +172,10 @@ def warn_of_uncrossed(trainer: Trainer, updates_per_item: int) -> None:
                 )
 
 
-def tell_of_split_item(trainer: Trainer, updates_per_item: int) -> None:
+def tell_of_split_item(trainer: Any, updates_per_item: int) -> None:
     """Says it where ``max_steps`` ends a run within an item: the item's other updates are not made up for."""
     split = trainer.max_steps > 0 and updates_per_item > 1 and trainer.max_steps % updates_per_item
-    if split and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if split and not trainer.fast_dev_run:
         rank_zero_info(
             f"max_steps={trainer.max_steps} ends the run within an item of {updates_per_item} updates, whose others "
             "are not made up for when it is resumed: from a multiple it goes on exactly."

@@ -100,10 +100,9 @@ class LearningCurve(Callback):
                 logger.experiment.add_image("curve", picture, curve.points[-1].step, dataformats="HWC")
 
 
-def _settings(trainer: Trainer, module: Any) -> dict[str, Any]:
+def _settings(trainer: Any, module: Any) -> dict[str, Any]:
     """The hyperparameters, and what else makes a run another one than a seed of the same."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    schedules = {type(each).__name__: _public(each) for each in callbacks if isinstance(each, ByUpdates)}
+    schedules = {type(each).__name__: _public(each) for each in trainer.callbacks if isinstance(each, ByUpdates)}
     return {**module.hparams, "callbacks": schedules, "precision": trainer.precision}
 
 
