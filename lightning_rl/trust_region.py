@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import jvp, vjp
 
 from lightning_rl.distributed import average as average_over_ranks
 
@@ -77,7 +78,7 @@ def conjugate_gradient(
 
 
 def fisher_vector_product(
-    distribution: Tensor,
+    distribution: Callable[[Sequence[Tensor]], Tensor],
     parameters: Sequence[Tensor],
     metric: Callable[[Tensor, Tensor], Tensor],
     damping: float,
@@ -86,13 +87,12 @@ def fisher_vector_product(
     """Makes v ↦ F v + damping · v, with F = mean over states of Jᵀ M J, the policy's Fisher information.
 
     J is the Jacobian of the distribution's parameters with respect to the policy's, M the distribution's own Fisher
-    matrix, known in closed form, so that no divergence is differentiated twice (Schulman et al. 2015, 1502.05477,
-    appendix C.1).
+    matrix, known in closed form. Forward mode gives J v and reverse mode Jᵀ u, so that nothing is differentiated twice
+    (Schulman et al. 2015, 1502.05477, appendix C.1).
 
     Args:
-        distribution: the distributions' parameters at all of this rank's states, ``[…, P]``, as the policy computed
-            them; the product is usable as long as the policy's parameters are not changed.
-        parameters: the policy's, which the distributions came from.
+        distribution: the policy's parameters to the distributions' at all of this rank's states, ``[…, P]``.
+        parameters: the policy's, where F is taken and stays, whatever becomes of them afterwards.
         metric: the distributions' parameters and a tangent to M · tangent, ``[…, P]`` each.
         damping: added to F's diagonal, so that it is positive definite.
         average: the mean of tensors over all ranks.
@@ -100,16 +100,14 @@ def fisher_vector_product(
     Returns:
         A function of flat vectors, ``[n]`` to ``[n]``, in the parameters' order (`flatten`).
     """
-    point = distribution.detach()
+    primals = [parameter.detach().clone() for parameter in parameters]
+    point, pullback = vjp(distribution, primals)[:2]
     states = point.shape[:-1].numel()
-    # Jᵀ u is linear in u, so that its own pullback is J v, whatever u is: reverse mode alone gives both directions,
-    # and everything that does not depend on v is computed here, once.
-    u = torch.zeros_like(point, requires_grad=True)
-    pullback = torch.autograd.grad(distribution, parameters, u, create_graph=True)
 
     def product(vector: Tensor) -> Tensor:
-        (tangent,) = torch.autograd.grad(pullback, u, unflatten(vector, parameters), retain_graph=True)
-        image = torch.autograd.grad(distribution, parameters, metric(point, tangent) / states, retain_graph=True)
+        # `linearize` would run the network once for all products, but its tracing takes as long as ten of them.
+        tangent = jvp(distribution, (primals,), (unflatten(vector, primals),))[1]
+        (image,) = pullback(metric(point, tangent) / states)
         (mean,) = average([flatten(image)])
         return mean + damping * vector
 

@@ -277,7 +277,9 @@ class TRPOModule(RLModule):
 
         @torch.no_grad()
         def evaluate(fraction: float) -> tuple[float, float]:
-            new = self.distribution_after(unflatten(rate * fraction * full_step, parameters), samples.observation)
+            step = unflatten(rate * fraction * full_step, parameters)
+            moved = [parameter + change for parameter, change in zip(parameters, step, strict=True)]
+            new = self.distribution_with(moved, samples.observation)
             gain, kl = average([surrogate(new) - before, self.policy.kl(old, new).mean()])
             return float(gain), float(kl)
 
@@ -296,14 +298,16 @@ class TRPOModule(RLModule):
     def damped_fisher(self, observation: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
         """The function v ↦ (F + damping) v, over every `fisher_stride`-th state."""
         states = observation.flatten(0, 1)[:: self.fisher_stride]
-        return fisher_vector_product(self.policy(states), parameters, self.policy.fisher_product, self.cg_damping)
 
-    def distribution_after(self, step: Sequence[Tensor], observation: Tensor) -> Tensor:
-        """The distributions' parameters if the policy's took a step, which they do not."""
-        moved = {
-            name: parameter + change for (name, parameter), change in zip(self.learned().items(), step, strict=True)
-        }
-        distribution: Tensor = functional_call(self.policy, moved, (observation,))
+        def distribution(parameters: Sequence[Tensor]) -> Tensor:
+            return self.distribution_with(parameters, states)
+
+        return fisher_vector_product(distribution, parameters, self.policy.fisher_product, self.cg_damping)
+
+    def distribution_with(self, parameters: Sequence[Tensor], observation: Tensor) -> Tensor:
+        """The distributions' parameters if the policy had other parameters in the place of those that it learns."""
+        named = dict(zip(self.learned(), parameters, strict=True))
+        distribution: Tensor = functional_call(self.policy, named, (observation,))
         return distribution
 
     def learned(self) -> dict[str, nn.Parameter]:
