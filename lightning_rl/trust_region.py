@@ -92,7 +92,7 @@ def fisher_vector_product(
 
     Args:
         distribution: the policy's parameters to the distributions' at all of this rank's states, ``[…, P]``.
-        parameters: the policy's, where F is taken and stays, whatever becomes of them afterwards.
+        parameters: the policy's learned ones, where F is taken and stays, whatever becomes of them afterwards.
         metric: the distributions' parameters and a tangent to M · tangent, ``[…, P]`` each.
         damping: added to F's diagonal, so that it is positive definite.
         average: the mean of tensors over all ranks.

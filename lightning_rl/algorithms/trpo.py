@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
@@ -298,10 +299,7 @@ class TRPOModule(RLModule):
     def damped_fisher(self, observation: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
         """The function v ↦ (F + damping) v, over every `fisher_stride`-th state."""
         states = observation.flatten(0, 1)[:: self.fisher_stride]
-
-        def distribution(parameters: Sequence[Tensor]) -> Tensor:
-            return self.distribution_with(parameters, states)
-
+        distribution = partial(self.distribution_with, observation=states)
         return fisher_vector_product(distribution, parameters, self.policy.fisher_product, self.cg_damping)
 
     def distribution_with(self, parameters: Sequence[Tensor], observation: Tensor) -> Tensor:
