@@ -8,6 +8,8 @@ from lightning_rl.evaluation import Trajectory
 
 # Lightning asks PyTorch in a way that recent versions of it warn of, in every run.
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning, module="lightning")
+# torch.func.linearize warns of a graph that it makes itself.
+warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node", category=UserWarning, module="torch")
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import linearize, vjp
 
 from lightning_rl.distributed import average as average_over_ranks
 
@@ -87,8 +87,8 @@ def fisher_vector_product(
     """Makes v ↦ F v + damping · v, with F = mean over states of Jᵀ M J, the policy's Fisher information.
 
     J is the Jacobian of the distribution's parameters with respect to the policy's, M the distribution's own Fisher
-    matrix, known in closed form. Forward mode gives J v and reverse mode Jᵀ u, so that nothing is differentiated twice
-    (Schulman et al. 2015, 1502.05477, appendix C.1).
+    matrix, known in closed form. The network is linearised once, in forward mode for J v and in reverse mode for Jᵀ u,
+    so that nothing is differentiated twice (Schulman et al. 2015, 1502.05477, appendix C.1).
 
     Args:
         distribution: the policy's parameters to the distributions' at all of this rank's states, ``[…, P]``.
@@ -101,12 +101,12 @@ def fisher_vector_product(
         A function of flat vectors, ``[n]`` to ``[n]``, in the parameters' order (`flatten`).
     """
     primals = [parameter.detach().clone() for parameter in parameters]
-    point, pullback = vjp(distribution, primals)[:2]
+    point, pushforward = linearize(distribution, primals)
+    pullback = vjp(distribution, primals)[1]
     states = point.shape[:-1].numel()
 
     def product(vector: Tensor) -> Tensor:
-        # `linearize` would run the network once for all products, but its tracing takes as long as ten of them.
-        tangent = jvp(distribution, (primals,), (unflatten(vector, primals),))[1]
+        tangent = pushforward(unflatten(vector, primals))
         (image,) = pullback(metric(point, tangent) / states)
         (mean,) = average([flatten(image)])
         return mean + damping * vector
