@@ -42,14 +42,14 @@ def ours(backend: str, num_envs: int) -> Training:
     return Training(make(backend, num_envs), log_every_n_steps=1)
 
 
-def walker(policy_rollouts: int) -> Training:
-    """`TRPOModule` as `configs/trpo/bipedal_walker.yaml` has it without its schedules; it reuses 1 rollout, later 4."""
+def walker() -> Training:
+    """`TRPOModule` as `configs/trpo/bipedal_walker.yaml` has it, without its schedules."""
     from lightning_rl import TRPOModule
 
     settings = yaml.safe_load(WALKER.read_text())["model"]["init_args"]
     for name in ("optimizer", "lr_scheduler", "policy_lr_scheduler"):  # the default one is the same Adam
         settings.pop(name, None)
-    module = TRPOModule(**settings | {"policy_rollouts": policy_rollouts, "steps_per_epoch": 1_000_000 * ROLLOUT})
+    module = TRPOModule(**settings | {"steps_per_epoch": 1_000_000 * ROLLOUT})
     rollouts = ROLLOUT // (module.num_envs * module.rollout_steps)
     return Training(module, log_every_n_steps=10, items=rollouts)
 
@@ -123,8 +123,7 @@ def main() -> None:
             "sync, 1 environment": (ours, ("sync", 1)),
             "sb3-contrib, 64 environments": (sb3_contrib, (64,)),
             "sb3-contrib, 1 environment": (sb3_contrib, (1,)),
-            "the walker's configuration, EnvPool": (walker, (1,)),
-            "the same, 4 rollouts reused": (walker, (4,)),
+            "the walker's configuration, EnvPool": (walker, ()),
             "collecting alone, EnvPool": (collecting, ()),
             "EnvPool stepped bare": (bare_envpool, ()),
         },

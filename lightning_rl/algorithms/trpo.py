@@ -20,7 +20,7 @@ from lightning_rl.distributed import average
 from lightning_rl.environments import Actions
 from lightning_rl.experience import ExplorationNoise
 from lightning_rl.experience.returns import generalized_advantages, monte_carlo_returns
-from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory, Samples
+from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
 from lightning_rl.moments import ReturnScaler, moments, pooled
 from lightning_rl.networks import track
 from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, GreedyPolicy, Policy
@@ -81,8 +81,6 @@ class TRPOModule(RLModule):
         value_batch_size: transitions a step of that fit, per rank.
         value_rollouts: rollouts that the fit draws from, the newest and those before it: rare events, such as falls,
             are then not forgotten at once. A pass stays as long as one rollout.
-        policy_rollouts: rollouts that the policy's gradient is taken from, the newest and those before it, at most
-            `value_rollouts`: each action counts with π/π_old of the policy that took it.
         value_hidden_sizes: widths of the value function's hidden layers; ``hidden_sizes`` if they are not given.
         value_sees_time: whether the value function sees how much of the time limit has passed, which the policy does
             not: what is left to gain often depends on it, and what it cannot know is noise in the advantages (Pardo et
@@ -136,7 +134,6 @@ class TRPOModule(RLModule):
         value_epochs: int = 10,
         value_batch_size: int = 512,
         value_rollouts: int = 1,
-        policy_rollouts: int = 1,
         value_hidden_sizes: Sequence[int] | None = None,
         value_sees_time: bool = False,
         value_target: Literal["monte_carlo", "gae"] = "monte_carlo",
@@ -167,7 +164,6 @@ class TRPOModule(RLModule):
         require_integer(1, hidden_sizes=hidden_sizes, cg_iters=cg_iters, fisher_stride=fisher_stride)
         require_integer(1, line_search_steps=line_search_steps, rollout_steps=rollout_steps)
         require_integer(1, value_epochs=value_epochs, value_batch_size=value_batch_size, value_rollouts=value_rollouts)
-        require_integer(1, policy_rollouts=policy_rollouts)
         value_sizes = hidden_sizes if value_hidden_sizes is None else value_hidden_sizes
         require_integer(1, value_hidden_sizes=value_sizes)
         require_within(0, 1, gamma=gamma, gae_lambda=gae_lambda, policy_averaging=policy_averaging)
@@ -185,11 +181,6 @@ class TRPOModule(RLModule):
                 f"a minibatch of value_batch_size={value_batch_size}: value_batch_size may be at most "
                 f"{rollout_steps * num_envs}."
             )
-        if policy_rollouts > value_rollouts:
-            raise ValueError(
-                f"policy_rollouts={policy_rollouts}: at most value_rollouts={value_rollouts} was expected, since those "
-                "are kept: raise value_rollouts."
-            )
         self.gamma = gamma
         self.gae_lambda = gae_lambda
         self.max_kl = max_kl
@@ -203,7 +194,6 @@ class TRPOModule(RLModule):
         self.value_epochs = value_epochs
         self.value_batch_size = value_batch_size
         self.value_rollouts = value_rollouts
-        self.policy_rollouts = policy_rollouts
         self.value_sees_time = value_sees_time
         self.value_target = value_target
         self.normalize_rewards = normalize_rewards
@@ -257,14 +247,13 @@ class TRPOModule(RLModule):
             rate: by which the optimizer is going to multiply the step: the line search looks where that leads.
         """
         parameters = list(self.learned().values())
-        samples = self.policy_samples(rollout)
-        distribution = self.policy(samples.observation)
-        old, advantage = distribution.detach(), self.normalized(samples.advantage)
+        distribution = self.policy(rollout.observation)
+        old, advantage = distribution.detach(), self.normalized(rollout.advantage)
         entropy = float(self.policy.entropy(old).mean())
 
         def surrogate(new: Tensor) -> Tensor:
             """E[A π/π_old] (1502.05477, eq. 14)."""
-            return (advantage * (self.policy.log_prob(new, samples.action) - samples.log_prob).exp()).mean()
+            return (advantage * (self.policy.log_prob(new, rollout.action) - rollout.log_prob).exp()).mean()
 
         gradient = flatten(average(torch.autograd.grad(surrogate(distribution), parameters)))
         product = self.damped_fisher(rollout.observation, parameters)
@@ -280,21 +269,13 @@ class TRPOModule(RLModule):
         def evaluate(fraction: float) -> tuple[float, float]:
             step = unflatten(rate * fraction * full_step, parameters)
             moved = [parameter + change for parameter, change in zip(parameters, step, strict=True)]
-            new = self.distribution_with(moved, samples.observation)
+            new = self.distribution_with(moved, rollout.observation)
             gain, kl = average([surrogate(new) - before, self.policy.kl(old, new).mean()])
             return float(gain), float(kl)
 
         search = line_search(evaluate, self.line_search_steps, self.line_search_decay, self.max_kl)
         step = unflatten(search.fraction * full_step, parameters)
         return PolicyStep(step, search, float(gradient.norm()), entropy, None)
-
-    def policy_samples(self, rollout: Rollout) -> Rollout | Samples:
-        """What the surrogate objective is the mean of: the rollout, with the last `policy_rollouts` − 1 before it."""
-        if self.policy_rollouts == 1 or rollout.earlier is None:
-            return rollout
-        count = (self.policy_rollouts - 1) * rollout.advantage.numel()
-        pairs = zip(rollout.earlier, rollout.samples(), strict=True)
-        return Samples(*(torch.cat([earlier[-count:], newest]) for earlier, newest in pairs))
 
     def damped_fisher(self, observation: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
         """The function v ↦ (F + damping) v, over every `fisher_stride`-th state."""

@@ -160,45 +160,6 @@ class RisingCorrelation(ByUpdates):
         module.experience.noise.correlation = begun + (self.correlation - begun) * share
 
 
-class GrowingReuse(ByUpdates):
-    """Lets TRPO's policy learn from more and more of its last rollouts, linearly with its updates.
-
-    More transitions make the gradient surer, which a good behaviour needs in order to become better; while one is
-    being looked for, they make the policy sure of itself too early.
-
-    Args:
-        rollouts: how many are used in the end, the newest included; the module's ``value_rollouts`` at most.
-        updates: after so many.
-        begin: updates before the number begins to grow.
-
-    Raises:
-        ValueError: a number out of its range.
-    """
-
-    def __init__(self, rollouts: int, updates: int, begin: int = 0) -> None:
-        super().__init__(updates, begin)
-        if rollouts < 1:
-            raise ValueError(f"rollouts={rollouts}: an integer of at least 1 was expected.")
-        self.rollouts = rollouts
-
-    def change(self, module: Any, share: float) -> None:
-        """Sets the number of rollouts.
-
-        Raises:
-            TypeError: the module is not TRPO's.
-            ValueError: it keeps fewer.
-        """
-        if getattr(module, "algorithm", None) != "TRPO":
-            raise TypeError(f"GrowingReuse is for TRPOModule, and the module is {type(module).__name__}.")
-        if self.rollouts > module.value_rollouts:
-            raise ValueError(
-                f"rollouts={self.rollouts}: at most the module's value_rollouts={module.value_rollouts} was expected, "
-                "since those are kept: raise value_rollouts."
-            )
-        begun: int = module.hparams.policy_rollouts
-        module.policy_rollouts = begun + int((self.rollouts - begun) * share)
-
-
 def gaussian_policy(module: Any, callback: str) -> GaussianPolicy:
     """The module's Gaussian policy.
 

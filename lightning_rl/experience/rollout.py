@@ -14,19 +14,13 @@ from lightning_rl.moments import ReturnScaler
 from lightning_rl.threads import single_thread
 
 
-class Samples(NamedTuple):
-    """A rollout's transitions without their order in time, as it was valued when it was lived through."""
+class ValueSamples(NamedTuple):
+    """Observations and what V was to be there, as a rollout was valued when it was lived through."""
 
     observation: Tensor
     """``[n, observation_size]``."""
     elapsed: Tensor
     """``[n]``: steps since the episode's first observation."""
-    action: Tensor
-    """``[n, action_size]``."""
-    log_prob: Tensor
-    """``[n]``: log π_old(a|s), under the policy that acted."""
-    advantage: Tensor
-    """``[n]``."""
     value_target: Tensor
     """``[n]``."""
 
@@ -51,19 +45,13 @@ class Rollout(NamedTuple):
     order: Tensor
     """``[epochs, steps · num_envs]``: the order in which each epoch of the value function's fit goes through this
     rollout's transitions, the first in number, and the earlier ones."""
-    earlier: Samples | None = None
+    earlier: ValueSamples | None = None
     """Of the rollouts before, the oldest first, which the value function is fitted to as well."""
 
-    def samples(self) -> Samples:
-        """Its own transitions, in memory of their own."""
-        return Samples(
-            self.observation.flatten(0, 1).clone(),
-            self.elapsed.flatten().clone(),
-            self.action.flatten(0, 1).clone(),
-            self.log_prob.flatten(),
-            self.advantage.flatten(),
-            self.value_target.flatten(),
-        )
+    def value_samples(self) -> ValueSamples:
+        """What its own value targets belong to, in memory of their own."""
+        observation, elapsed = self.observation.flatten(0, 1).clone(), self.elapsed.flatten().clone()
+        return ValueSamples(observation, elapsed, self.value_target.flatten())
 
 
 class RolloutMemory:
@@ -150,7 +138,7 @@ class RolloutExperience:
         estimate: reward, value, next value, terminated and ended, ``[steps, num_envs]`` each, to advantages and value
             targets.
         epochs: passes of the value function's fit over a rollout.
-        value_rollouts: rollouts that the fit draws from, the newest included; a rollout comes with those before it.
+        value_rollouts: rollouts that the fit draws from, the newest included.
         return_scaler: divides the rewards by the running standard deviation of the return; ``None`` leaves them.
         run_seed: of the whole run.
         rank: of this process.
@@ -181,7 +169,7 @@ class RolloutExperience:
         self._actor = actor
         self._estimate = estimate
         self._epochs = epochs
-        self._earlier: deque[Samples] = deque(maxlen=value_rollouts - 1)
+        self._earlier: deque[ValueSamples] = deque(maxlen=value_rollouts - 1)
         self._return_scaler = return_scaler
         self._random = {
             purpose: generator(run_seed, rank, purpose) for purpose in (Purpose.EXPLORATION, Purpose.UPDATE)
@@ -230,9 +218,9 @@ class RolloutExperience:
             value_target=value_target,
             advantage=advantage,
             order=self._draw_order(self.steps_per_round * (1 + len(self._earlier))),
-            earlier=Samples(*earlier) if earlier else None,
+            earlier=ValueSamples(*earlier) if earlier else None,
         )
-        self._earlier.append(rollout.samples())
+        self._earlier.append(rollout.value_samples())
         return rollout
 
     def state_dict(self) -> dict[str, Any]:
@@ -273,12 +261,14 @@ class RolloutExperience:
 
     def _remember(self, earlier: Sequence[dict[str, Tensor]]) -> None:
         for samples in earlier:
-            if len(samples["advantage"]) == self.steps_per_round:
-                self._earlier.append(_moved(Samples(*(samples[name] for name in Samples._fields)), self._device))
+            if len(samples["value_target"]) == self.steps_per_round:
+                self._earlier.append(
+                    _moved(ValueSamples(*(samples[name] for name in ValueSamples._fields)), self._device)
+                )
         if len(self._earlier) < min(len(earlier), self._earlier.maxlen or 0):
             rank_zero_warn(
-                f"The checkpoint's earlier rollouts hold {len(earlier[-1]['advantage'])} transitions a rank and this "
-                f"module's {self.steps_per_round}: they are left out, and new ones take their place."
+                f"The checkpoint's earlier rollouts hold {len(earlier[-1]['value_target'])} transitions a rank and "
+                f"this module's {self.steps_per_round}: they are left out, and new ones take their place."
             )
 
     def _step(self) -> None:
@@ -314,5 +304,5 @@ class RolloutExperience:
         return torch.stack(orders).to(self._device)
 
 
-def _moved(samples: Samples, device: torch.device | str) -> Samples:
-    return Samples(*(field.to(device) for field in samples))
+def _moved(samples: ValueSamples, device: torch.device | str) -> ValueSamples:
+    return ValueSamples(*(field.to(device) for field in samples))

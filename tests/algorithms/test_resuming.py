@@ -66,7 +66,7 @@ WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch
         ),
         ("sac", {"precision": "64-true"}),
         ("trpo", {}),
-        ("trpo", {"precision": "64-true", "value_rollouts": 2, "policy_rollouts": 2}),
+        ("trpo", {"precision": "64-true", "value_rollouts": 2}),
         ("trpo", {**WALKER, "noise_correlation": 0.5}),
         ("trpo", {"squash_actions": True, "normalize_observations": "value", "value_sees_time": True}),
         ("trpo", {"env": "CartPole-v1", "value_target": "gae", "backend": "async"}),
@@ -75,7 +75,6 @@ WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch
             {
                 "policy_averaging": 0.1,
                 "value_rollouts": 3,
-                "policy_rollouts": 2,
                 "value_hidden_sizes": (4, 4),
                 "normalize_rewards": False,
                 "normalize_observations": False,
@@ -215,7 +214,7 @@ def test_earlier_rollouts_of_another_length_are_left_out_and_that_is_said(
     lengths: list[int] = []
     fit_value = module.fit_value
     module.fit_value = lambda rollout, optimizer: (
-        lengths.append(0 if rollout.earlier is None else len(rollout.earlier.advantage)),
+        lengths.append(0 if rollout.earlier is None else len(rollout.earlier.value_target)),
         fit_value(rollout, optimizer),
     )[1]
     trainer = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))

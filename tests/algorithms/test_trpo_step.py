@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_rl import TRPOModule
 from lightning_rl.experience import EpochStream
-from lightning_rl.experience.rollout import Rollout, Samples
+from lightning_rl.experience.rollout import Rollout
 
 TRPO = Callable[..., TRPOModule]
 STEPS, ENVIRONMENTS = 12, 3
@@ -46,30 +46,8 @@ def random_rollout(module: TRPOModule) -> Rollout:
     )
 
 
-def with_earlier(module: TRPOModule, rollout: Rollout, rollouts: int) -> Rollout:
-    """With others before it, of a policy that was not the present one."""
-    count = rollouts * STEPS * ENVIRONMENTS
-    observation = torch.randn(count, module.observation_size).double()
-    with torch.no_grad():
-        then = {name: p + 0.1 * torch.randn_like(p) for name, p in module.policy.named_parameters()}
-        acted = distribution(module, then, observation)
-        action = acted.sample()
-    earlier = Samples(
-        observation=observation,
-        elapsed=torch.zeros(count),
-        action=action.unsqueeze(-1) if module.action_space.shape == () else action,
-        log_prob=acted.log_prob(action),
-        advantage=torch.randn(count).double(),
-        value_target=torch.randn(count).double(),
-    )
-    return rollout._replace(earlier=earlier)
-
-
-def dense_step(module: TRPOModule, rollout: Rollout, reused: int = 0) -> dict[str, Tensor]:
-    """θ + β F⁻¹ g halved until the surrogate rises within the trust region, F the Hessian of the KL divergence.
-
-    The surrogate and the region are those of the rollout and the last `reused` transitions before it.
-    """
+def dense_step(module: TRPOModule, rollout: Rollout) -> dict[str, Tensor]:
+    """θ + β F⁻¹ g halved until the surrogate rises within the trust region, F the Hessian of the KL divergence."""
     old = {name: p.detach().clone() for name, p in module.policy.named_parameters()}
     shapes, sizes = [p.shape for p in old.values()], [p.numel() for p in old.values()]
 
@@ -78,29 +56,18 @@ def dense_step(module: TRPOModule, rollout: Rollout, reused: int = 0) -> dict[st
 
     theta = torch.cat([p.flatten() for p in old.values()])
     reference = distribution(module, old, rollout.observation)
-
-    def seen(name: str) -> Tensor:
-        new = getattr(rollout, name).flatten(0, 1)
-        return new if rollout.earlier is None else torch.cat([new, getattr(rollout.earlier, name)[-reused:]])
-
-    observation, log_prob, advantage = seen("observation"), seen("log_prob"), seen("advantage")
-    action = seen("action").squeeze(-1) if module.action_space.shape == () else seen("action")
-    advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+    action = rollout.action.squeeze(-1) if module.action_space.shape == () else rollout.action
+    advantage = (rollout.advantage - rollout.advantage.mean()) / (rollout.advantage.std(correction=0) + 1e-8)
 
     def surrogate(t: Tensor) -> Tensor:
-        new = distribution(module, weights(t), observation)
-        return (advantage * (new.log_prob(action) - log_prob).exp()).mean()
-
-    def kl_of_newest(t: Tensor) -> Tensor:
-        return kl_divergence(reference, distribution(module, weights(t), rollout.observation)).mean()
+        new = distribution(module, weights(t), rollout.observation)
+        return (advantage * (new.log_prob(action) - rollout.log_prob).exp()).mean()
 
     def kl(t: Tensor) -> Tensor:
-        old_there = distribution(module, old, observation)
-        return kl_divergence(old_there, distribution(module, weights(t), observation)).mean()
+        return kl_divergence(reference, distribution(module, weights(t), rollout.observation)).mean()
 
     gradient = torch.autograd.functional.jacobian(surrogate, theta)
-    fisher = torch.autograd.functional.hessian(kl_of_newest, theta)
-    fisher = fisher + module.cg_damping * torch.eye(len(theta)).double()
+    fisher = torch.autograd.functional.hessian(kl, theta) + module.cg_damping * torch.eye(len(theta)).double()
     direction = torch.linalg.solve(fisher, gradient)
     full = math.sqrt(2 * module.max_kl / (direction @ fisher @ direction)) * direction
     for trial in range(module.line_search_steps):
@@ -162,23 +129,6 @@ def test_converged_step_is_the_dense_one(
     assert any(not torch.equal(before[name], expected[name]) for name in before)
     assert trainer.global_step == 1
     assert 0 < trainer.callback_metrics["trpo/kl"] <= max_kl
-
-
-@pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
-def test_a_step_that_reuses_a_rollout_weighs_its_actions_by_importance(
-    small_trpo: TRPO, env: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    settings = {"policy_rollouts": 2, "value_rollouts": 4, "normalize_observations": False}
-    module = small_trpo(env=env, cg_iters=200, hidden_sizes=(4,), **settings).double()
-    alone = random_rollout(module)
-    rollout = with_earlier(module, alone, 3)  # two of which the policy's step leaves alone
-    expected = dense_step(module, rollout, reused=STEPS * ENVIRONMENTS)
-    without = dense_step(module, alone)
-    step(module, rollout, monkeypatch)
-    for name, parameter in module.policy.named_parameters():
-        torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-5, atol=1e-8)
-    assert any(not torch.allclose(without[name], expected[name], rtol=0.01) for name in expected)
 
 
 def test_value_function_is_fitted_by_adam_in_the_given_order(small_trpo: TRPO, monkeypatch: pytest.MonkeyPatch) -> None:

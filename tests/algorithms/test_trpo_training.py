@@ -323,7 +323,6 @@ def test_envpool_has_discrete_environments(small_trpo: TRPO, quiet_trainer: Make
         ({"max_kl": 0}, ValueError, r"max_kl=0: a number in \(0, inf\)"),
         ({"hidden_sizes": (8, 0)}, ValueError, "hidden_sizes=0: an integer of at least 1"),
         ({"cg_iters": 0}, ValueError, "cg_iters=0: an integer of at least 1"),
-        ({"policy_rollouts": 2}, ValueError, "policy_rollouts=2: at most value_rollouts=1"),
         ({"value_batch_size": 64}, ValueError, "rollout_steps=16 .* num_envs=2 .* value_batch_size=64.*at most 32"),
         ({"value_target": "td"}, ValueError, "'monte_carlo' or 'gae'"),
         ({"policy_averaging": -0.1}, ValueError, r"policy_averaging=-0.1: a number in \[0, 1\]"),

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from lightning_rl import SACModule, TRPOModule
-from lightning_rl.callbacks import FallingNoise, GrowingHorizon, GrowingReuse, RisingCorrelation
+from lightning_rl.callbacks import FallingNoise, GrowingHorizon, RisingCorrelation
 
 TRPO = Callable[..., TRPOModule]
 MakeTrainer = Callable[..., Trainer]
@@ -133,26 +133,6 @@ def test_a_resumed_run_goes_on_with_what_it_had(
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
 
 
-def test_the_policy_learns_from_more_and_more_rollouts(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
-    module = small_trpo(value_rollouts=5)
-    used: list[int] = []
-    policy_samples = module.policy_samples
-
-    def watch(rollout: Any) -> Any:
-        samples = policy_samples(rollout)
-        used.append(samples.advantage.numel())
-        return samples
-
-    module.policy_samples = watch
-    quiet_trainer(max_epochs=1, callbacks=[GrowingReuse(rollouts=4, updates=8, begin=2)]).fit(module)
-    assert used == [32 * rollouts for rollouts in (1, 1, 1, 1, 2, 2, 3, 3, 4, 4)]
-
-
-def test_what_is_not_kept_is_not_reused(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
-    with pytest.raises(ValueError, match=r"rollouts=4: at most the module's value_rollouts=3"):
-        quiet_trainer(max_epochs=1, callbacks=[GrowingReuse(rollouts=4, updates=5)]).fit(small_trpo(value_rollouts=3))
-
-
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
@@ -161,7 +141,6 @@ def test_what_is_not_kept_is_not_reused(small_trpo: TRPO, quiet_trainer: MakeTra
         (GrowingHorizon, {"gamma": 0.9, "updates": 5, "begin": 5}, "begin=5: an integer from 0 to updates=5"),
         (FallingNoise, {"first": 0.0, "last": 0.1, "updates": 5}, "first=0.0: a finite number above zero"),
         (FallingNoise, {"first": 0.5, "last": float("inf"), "updates": 5}, "last=inf: a finite number above zero"),
-        (GrowingReuse, {"rollouts": 0, "updates": 5}, "rollouts=0: an integer of at least 1"),
         (RisingCorrelation, {"correlation": 1.0, "updates": 5}, r"correlation=1.0: a number in \[0, 1\)"),
     ],
 )
@@ -189,12 +168,6 @@ def test_a_compiled_horizon_changes_at_once_or_not_at_all(
         quiet_trainer(max_epochs=1, callbacks=[GrowingHorizon(gamma=0.95, updates=32, begin=16)]).fit(module)
     GrowingHorizon(gamma=0.95, updates=32, begin=31).change(module, 1.0)
     assert module.gamma == pytest.approx(0.95)
-
-
-def test_a_reuse_that_changes_is_for_trpo(small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer) -> None:
-    callback = GrowingReuse(rollouts=2, updates=5)
-    with pytest.raises(TypeError, match=r"TRPOModule.*SACModule"):
-        quiet_trainer(max_epochs=1, callbacks=[callback]).fit(small_sac())
 
 
 @pytest.mark.parametrize(
