@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import linearize, vjp
 
 from lightning_rl.distributed import average as average_over_ranks
@@ -101,7 +103,9 @@ def fisher_vector_product(
         A function of flat vectors, ``[n]`` to ``[n]``, in the parameters' order (`flatten`).
     """
     primals = [parameter.detach().clone() for parameter in parameters]
-    point, pushforward = linearize(distribution, primals)
+    # PyTorch's tracer makes such a mode for each operation if it finds none, and each looks through the whole stack.
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        point, pushforward = linearize(distribution, primals)
     pullback = vjp(distribution, primals)[1]
     states = point.shape[:-1].numel()
 

@@ -316,7 +316,7 @@ class TRPOModule(RLModule):
                 loss = self.value_loss(seen[index], target[index])
                 # The loss is averaged with its gradients, so that all ranks decide alike.
                 loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
-                if not bool(flatten([loss, *gradients]).isfinite().all()):
+                if not flatten([loss, *gradients]).sum().isfinite():  # which no other number can make good again
                     return math.nan
                 self.apply_gradients(optimizer, gradients)
                 losses.append(loss)

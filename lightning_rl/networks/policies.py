@@ -154,6 +154,10 @@ class GaussianPolicy(Policy):
         """ε ~ N(0, 1), ``[*shape, action_size]``."""
         return torch.randn(*shape, self.noise_size, generator=generator)
 
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The mean μ, ``[…, action_size]``."""
+        return parameters.chunk(2, dim=-1)[0]
+
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
         """The sample u = μ + σ ε, ``[…, action_size]``."""
         mean, log_std = parameters.chunk(2, dim=-1)
