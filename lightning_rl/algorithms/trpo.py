@@ -21,6 +21,7 @@ from lightning_rl.environments import Actions
 from lightning_rl.experience import ExplorationNoise
 from lightning_rl.experience.returns import generalized_advantages, monte_carlo_returns
 from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
+from lightning_rl.garbage import swept
 from lightning_rl.moments import ReturnScaler, moments, pooled
 from lightning_rl.networks import track
 from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, GreedyPolicy, Policy
@@ -256,8 +257,7 @@ class TRPOModule(RLModule):
             return (advantage * (self.policy.log_prob(new, rollout.action) - rollout.log_prob).exp()).mean()
 
         gradient = flatten(average(torch.autograd.grad(surrogate(distribution), parameters)))
-        product = self.damped_fisher(rollout.observation, parameters)
-        full_step = natural_step(product, gradient, self.cg_iters, self.max_kl)
+        full_step = self.full_step(rollout.observation, parameters, gradient)
         if full_step is None:
             nothing = LineSearch(0.0, 0.0, 0.0, 0)
             zeros = [torch.zeros_like(parameter) for parameter in parameters]
@@ -277,11 +277,13 @@ class TRPOModule(RLModule):
         step = unflatten(search.fraction * full_step, parameters)
         return PolicyStep(step, search, float(gradient.norm()), entropy, None)
 
-    def damped_fisher(self, observation: Tensor, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-        """The function v ↦ (F + damping) v, over every `fisher_stride`-th state."""
+    @swept()  # a linearised network is a graph, whose nodes hold one another
+    def full_step(self, observation: Tensor, parameters: Sequence[Tensor], gradient: Tensor) -> Tensor | None:
+        """The step that the line search begins with, ``[n]``, if any; F is of every `fisher_stride`-th state."""
         states = observation.flatten(0, 1)[:: self.fisher_stride]
         distribution = partial(self.distribution_with, observation=states)
-        return fisher_vector_product(distribution, parameters, self.policy.fisher_product, self.cg_damping)
+        product = fisher_vector_product(distribution, parameters, self.policy.fisher_product, self.cg_damping)
+        return natural_step(product, gradient, self.cg_iters, self.max_kl)
 
     def distribution_with(self, parameters: Sequence[Tensor], observation: Tensor) -> Tensor:
         """The distributions' parameters if the policy had other parameters in the place of those that it learns."""

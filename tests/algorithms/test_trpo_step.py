@@ -199,7 +199,7 @@ def test_a_curvature_that_is_not_positive_leaves_the_policy_alone(
     small_trpo: TRPO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = small_trpo().double()
-    monkeypatch.setattr(module, "damped_fisher", lambda *_: lambda vector: -vector)
+    monkeypatch.setattr("lightning_rl.algorithms.trpo.fisher_vector_product", lambda *_: lambda vector: -vector)
     before = [parameter.detach().clone() for parameter in module.policy.parameters()]
     with pytest.warns(UserWarning, match="a curvature that is not positive"):
         step(module, random_rollout(module), monkeypatch)
