@@ -1,6 +1,7 @@
 import warnings
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
@@ -38,6 +39,20 @@ def can_compile(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+def traced_in_one_mode() -> AbstractContextManager[Any]:
+    """What `torch.func.linearize` traces within is traced faster: one mode of fake tensors serves all its operations.
+
+    Where PyTorch's tracer finds none it makes one for each, and each looks through the whole stack of calls, which is
+    deep under Lightning.
+    """
+    try:
+        from torch._guards import TracingContext, tracing
+        from torch._subclasses.fake_tensor import FakeTensorMode
+    except ImportError:  # they are PyTorch's own affair: without them it takes longer, no more
+        return nullcontext()
+    return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
 
 def _probe(x: torch.Tensor) -> torch.Tensor:

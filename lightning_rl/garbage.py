@@ -12,10 +12,10 @@ def swept() -> Iterator[None]:
     through that one alone, in a millisecond or two. As a decorator it ends after the function's own variables.
     """
     enabled = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
-    finally:
         gc.collect(0)
+    finally:
         if enabled:
             gc.enable()

@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import linearize, vjp
 
+from lightning_rl.compilation import traced_in_one_mode
 from lightning_rl.distributed import average as average_over_ranks
 
 
@@ -89,8 +88,8 @@ def fisher_vector_product(
     """Makes v ↦ F v + damping · v, with F = mean over states of Jᵀ M J, the policy's Fisher information.
 
     J is the Jacobian of the distribution's parameters with respect to the policy's, M the distribution's own Fisher
-    matrix, known in closed form. The network is linearised once, in forward mode for J v and in reverse mode for Jᵀ u,
-    so that nothing is differentiated twice (Schulman et al. 2015, 1502.05477, appendix C.1).
+    matrix, known in closed form. The network is linearised once in forward mode, for J v, and once in reverse
+    mode, for Jᵀ u, so that nothing is differentiated twice (Schulman et al. 2015, 1502.05477, appendix C.1).
 
     Args:
         distribution: the policy's parameters to the distributions' at all of this rank's states, ``[…, P]``.
@@ -103,8 +102,7 @@ def fisher_vector_product(
         A function of flat vectors, ``[n]`` to ``[n]``, in the parameters' order (`flatten`).
     """
     primals = [parameter.detach().clone() for parameter in parameters]
-    # PyTorch's tracer makes such a mode for each operation if it finds none, and each looks through the whole stack.
-    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+    with traced_in_one_mode():
         point, pushforward = linearize(distribution, primals)
     pullback = vjp(distribution, primals)[1]
     states = point.shape[:-1].numel()

@@ -19,9 +19,10 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_rl import RLModule, SACModule, TRPOModule
-from lightning_rl.cli import checkpoint_settings, main
+from lightning_rl.cli import checkpoint_settings, hyperparameters, main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+RESULTS = Path(__file__).parents[1] / "results"
 SMALL = """
 seed_everything: 5
 trainer:
@@ -347,3 +348,11 @@ def test_interrupted_run_saves_and_goes_on_as_if_nothing_had_been(config: str, n
     for name, weight in checkpoints[0]["state_dict"].items():
         assert torch.equal(weight, checkpoints[1]["state_dict"][name])
     assert rows(Path("lightning_logs/version_0")) == rows(Path("lightning_logs/version_1"))
+
+
+@pytest.mark.parametrize("run", sorted(path.parent for path in RESULTS.glob("*/*/policy.ckpt")), ids=str)
+def test_committed_policies_and_their_settings_are_taken(run: Path) -> None:
+    settings = hyperparameters(run / "policy.ckpt")
+    module = {"SACModule": SACModule, "TRPOModule": TRPOModule}[settings.pop("_class_path").rpartition(".")[2]]
+    config = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]
+    assert config.keys() | settings.keys() - {"_instantiator"} <= inspect.signature(module).parameters.keys()

@@ -64,7 +64,7 @@ class TRPOModule(RLModule):
         restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
             instead of ending with a checkpoint.
         hidden_sizes: widths of the hidden layers of policy and value function.
-        activation: the class of the activation after each hidden layer.
+        activation: the class of the activation after each hidden layer; it is traced, and may not branch on numbers.
         gamma: discount γ of the return.
         gae_lambda: λ of the advantage estimate: 0 trusts the value function, 1 the rewards.
         max_kl: δ, the mean KL divergence from the old policy that a step may reach.
