@@ -1,7 +1,8 @@
+import linecache
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
@@ -41,18 +42,26 @@ def can_compile(device: torch.device) -> bool:
     return True
 
 
-def traced_in_one_mode() -> AbstractContextManager[Any]:
-    """What `torch.func.linearize` traces within is traced faster: one mode of fake tensors serves all its operations.
+@contextmanager
+def repeated_tracing() -> Iterator[None]:
+    """Lets `torch.func.linearize` trace update for update: in less time, and without keeping every trace's text.
 
-    Where PyTorch's tracer finds none it makes one for each, and each looks through the whole stack of calls, which is
-    deep under Lightning.
+    PyTorch's tracer makes a mode of fake tensors for each operation if it finds none, and each looks through the whole
+    stack of calls, which is deep under Lightning. And it keeps the source of whatever it made, 60 kB a trace, for ever.
     """
     try:
         from torch._guards import TracingContext, tracing
         from torch._subclasses.fake_tensor import FakeTensorMode
-    except ImportError:  # they are PyTorch's own affair: without them it takes longer, no more
-        return nullcontext()
-    return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
+        from torch.fx.graph_module import _loader
+    except ImportError:  # they are PyTorch's own affair: without them it takes longer and keeps more
+        yield
+        return
+    before = set(_loader.eval_cache)
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        yield
+    for text in _loader.eval_cache.keys() - before:
+        del _loader.eval_cache[text]
+        linecache.cache.pop(text, None)
 
 
 def _probe(x: torch.Tensor) -> torch.Tensor:

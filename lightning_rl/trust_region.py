@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import linearize, vjp
 
-from lightning_rl.compilation import traced_in_one_mode
+from lightning_rl.compilation import repeated_tracing
 from lightning_rl.distributed import average as average_over_ranks
 
 
@@ -102,7 +102,7 @@ def fisher_vector_product(
         A function of flat vectors, ``[n]`` to ``[n]``, in the parameters' order (`flatten`).
     """
     primals = [parameter.detach().clone() for parameter in parameters]
-    with traced_in_one_mode():
+    with repeated_tracing():
         point, pushforward = linearize(distribution, primals)
     pullback = vjp(distribution, primals)[1]
     states = point.shape[:-1].numel()

@@ -1,4 +1,5 @@
 import gc
+import linecache
 import weakref
 from collections.abc import Iterator
 
@@ -56,3 +57,12 @@ def test_an_update_leaves_no_activation_behind() -> None:
     gc.disable()
     assert module.full_step(torch.randn(128, 4, 3), parameters, gradient) is not None
     assert activations() == 0
+
+
+def test_an_update_leaves_no_source_text_behind() -> None:
+    module = TRPOModule(env="Pendulum-v1", num_envs=4, value_batch_size=64)
+    parameters = list(module.learned().values())
+    gradient = torch.ones(sum(parameter.numel() for parameter in parameters))
+    before = set(linecache.cache)
+    assert module.full_step(torch.randn(128, 4, 3), parameters, gradient) is not None
+    assert not {name for name in set(linecache.cache) - before if name.startswith("<eval_with_key>")}
