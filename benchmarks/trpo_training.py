@@ -56,12 +56,12 @@ def walker() -> Training:
 
 def collecting() -> Work:
     """Rollouts of `TRPOModule` with EnvPool, valued and with their advantages, from a policy that stays."""
-    experience = make("envpool", 64).make_experience(run_seed=0)
+    module = make("envpool", 64)
+    module.experience = module.make_experience(run_seed=0)
 
     def work(rollouts: int) -> None:
         for _ in range(rollouts):
-            experience.interact()
-            experience.draw()
+            module.next_item()
 
     return work
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -5,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rl.distributed import average, world_size
+from lightning_rl.recurrence import decayed_sums
 
 EPSILON = 1e-8
 CLIP = 10.0
@@ -88,6 +90,11 @@ class Normalizer(nn.Module):
         mean, variance = self.mean.to(observation.dtype), self.variance.to(observation.dtype)
         return ((observation - mean) / (variance + EPSILON).sqrt()).clamp(-CLIP, CLIP)
 
+    def at_rest(self) -> Callable[[Tensor], Tensor]:
+        """`forward`, to be used until the next `update`, on observations of the statistics' own dtype."""
+        mean, deviation = self.mean.clone(), (self.variance + EPSILON).sqrt()
+        return lambda observation: ((observation - mean) / deviation).clamp(-CLIP, CLIP)
+
     @torch.no_grad()
     def update(self, batch: Moments) -> None:
         """Takes more observations into account.
@@ -156,13 +163,10 @@ class ReturnScaler:
         self._moments = Moments(**state["moments"])
 
     def _discounted_returns(self, reward: Tensor, ended: Tensor) -> Tensor:
-        running = self._discounted_return.to(reward)
-        returns = torch.empty_like(reward)
-        for step in range(len(reward)):
-            running = self.gamma * running + reward[step]
-            returns[step] = running
-            running = running.masked_fill(ended[step], 0)
-        self._discounted_return = running
+        begins = ended.roll(1, dims=0)
+        begins[0] = False  # the returns in flight are zero where an episode begins with the first row
+        returns = decayed_sums(reward, begins, self.gamma, self._discounted_return)
+        self._discounted_return = returns[-1].masked_fill(ended[-1], 0)
         return returns
 
 

@@ -299,6 +299,10 @@ class RLModule(LightningModule):
         )
         return EpochStream(self.next_item, self.steps_per_epoch // per_round)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """On the CPU an item is where it is needed, and Lightning need not go through its tensors."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def next_item(self) -> Any:
         """A round of interaction, and what is learned from after it.
 
@@ -311,7 +315,7 @@ class RLModule(LightningModule):
             self.experience.interact()
         except EnvironmentLostError as error:
             lost = error
-        if self.trainer.world_size > 1 and self.backend == "async":  # no other backend loses environments
+        if self.backend == "async" and self.trainer.world_size > 1:  # no other backend loses environments
             lost = self._lost_anywhere(lost)
         if lost is not None:
             lost.everywhere = True

@@ -221,6 +221,7 @@ class TRPOModule(RLModule):
         self.value = ValueNetwork(
             self.observation_size + value_sees_time, value_sizes, activation, bool(normalize_observations)
         )
+        self._policy_at_rest: Callable[[Tensor, Tensor], Tensor] | None = None
         self.unusable_in_a_row = 0
         self.unusable = 0
 
@@ -413,11 +414,21 @@ class TRPOModule(RLModule):
         noise = self.policy.draw_noise([len(observation)], torch.default_generator)
         return self.policy.to_environment(self.policy.sample(self.policy(observation), noise.to(observation)))
 
+    def next_item(self) -> Rollout:
+        """A rollout of the policy, which stays as it is meanwhile."""
+        self._policy_at_rest = self.policy.at_rest()
+        try:
+            rollout: Rollout = super().next_item()
+        finally:
+            self._policy_at_rest = None
+        return rollout
+
     @torch.no_grad()
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Sampled actions; tensors live on the CPU, where the environments are."""
-        distribution = self.policy(observation.to(self.device, self.parameter_dtype))
-        return self.policy.sample(distribution, noise.to(distribution)).cpu()
+        explore = self._policy_at_rest or self.policy.explore
+        device, dtype = self.device, self.parameter_dtype
+        return explore(observation.to(device, dtype), noise.to(device, dtype)).cpu()
 
     @torch.no_grad()
     def environment_units(self, action: Tensor) -> Actions:

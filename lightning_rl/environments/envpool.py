@@ -92,9 +92,9 @@ class EnvPoolEnvironments:
                 f"has {self._shape[1:]}: use backend='sync'."
             )
         flat: Array = observation.reshape(self.num_envs, -1).astype(np.float32)
-        finite = np.atleast_1d(np.isfinite(flat).all(axis=-1))
-        if not finite.all():
-            raise FaultyEnvironmentError(f"{self._where(~finite)} returned an observation that is not finite.")
+        if not np.isfinite(flat).all():
+            faulty = np.atleast_1d(~np.isfinite(flat).all(axis=-1))
+            raise FaultyEnvironmentError(f"{self._where(faulty)} returned an observation that is not finite.")
         return flat
 
     def _where(self, faulty: Mask) -> str:

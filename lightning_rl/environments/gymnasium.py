@@ -32,10 +32,9 @@ class GymnasiumEnvironments:
     ) -> None:
         factories = [partial(_make, spec, os.getpid())] * num_envs
         self._vector: Any
-        if backend == "sync":
-            self._vector = SyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED)
-        else:
-            self._vector = AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED)
+        make = SyncVectorEnv if backend == "sync" else AsyncVectorEnv
+        # Gymnasium would copy its observations as objects of any kind are, which takes longer than copying an array.
+        self._vector = make(factories, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         self.num_envs = num_envs
         self._in_processes = backend == "async"
         self._timeout = timeout
@@ -45,12 +44,12 @@ class GymnasiumEnvironments:
         """Begins the episodes that the seeds name, where the mask is true."""
         observation: Array
         observation, _ = self._ask("reset", seed=list(seeds), options={"reset_mask": mask})
-        return observation
+        return observation.copy()
 
     def step(self, actions: Actions) -> Step:
         """Steps every environment."""
         observation, reward, terminated, truncated, _ = self._ask("step", actions)
-        return Step(observation, reward.astype(np.float32), terminated.copy(), truncated.copy())
+        return Step(observation.copy(), reward.astype(np.float32), terminated.copy(), truncated.copy())
 
     def close(self) -> None:
         """Ends the environments and their processes, also those that are gone or hang."""

@@ -1,6 +1,8 @@
 import torch
 from torch import Tensor
 
+from lightning_rl.recurrence import decayed_sums
+
 
 def generalized_advantages(
     reward: Tensor,
@@ -57,9 +59,4 @@ def monte_carlo_returns(reward: Tensor, next_value: Tensor, terminated: Tensor, 
 
 def _sums_to_the_end(x: Tensor, ended: Tensor, decay: float) -> Tensor:
     """y_t = x_t + decay · y_{t+1}, where y_{t+1} is zero after an episode's end and after the last row."""
-    sums = torch.empty_like(x)
-    following = torch.zeros_like(x[0])
-    for step in reversed(range(len(x))):
-        following = x[step] + decay * following.masked_fill(ended[step], 0)
-        sums[step] = following
-    return sums
+    return decayed_sums(x.flip(0), ended.flip(0), decay, torch.zeros_like(x[0])).flip(0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_rl.moments import Normalizer
 from lightning_rl.networks.bounds import inner_bounds
-from lightning_rl.networks.mlp import orthogonal_mlp
+from lightning_rl.networks.mlp import at_rest, orthogonal_mlp
 
 Bound = NDArray[np.float64]
 
@@ -50,6 +50,22 @@ class Policy(nn.Module, ABC):
     def normalize(self, observation: Tensor) -> Tensor:
         """The observation ``[…, observation_size]`` as the network sees it."""
         return observation if self.normalizer is None else self.normalizer(observation)
+
+    def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """The sampled action that goes with the noise, ``[…, action_size]``."""
+        return self.sample(self(observation), noise)
+
+    def at_rest(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """`explore`, to be used for as long as nothing of the policy changes: the same numbers in less time."""
+        network = self._network_at_rest()
+        return lambda observation, noise: self.sample(network(observation), noise)
+
+    def _network_at_rest(self) -> Callable[[Tensor], Tensor]:
+        network = at_rest(self.network)
+        if self.normalizer is None:
+            return network
+        normalize = self.normalizer.at_rest()
+        return lambda observation: network(normalize(observation))
 
     def mode(self, parameters: Tensor) -> Tensor:
         """The most probable action, ``[…, action_size]``: the one that goes with no noise."""
@@ -162,6 +178,11 @@ class GaussianPolicy(Policy):
         """The sample u = μ + σ ε, ``[…, action_size]``."""
         mean, log_std = parameters.chunk(2, dim=-1)
         return mean + log_std.exp() * noise
+
+    def at_rest(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """`explore`, to be used for as long as nothing of the policy changes: σ is then computed once."""
+        mean, std = self._network_at_rest(), self.log_std.detach().exp()
+        return lambda observation, noise: mean(observation) + std * noise
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         """Σ log N(u; μ, σ), ``[…]``."""

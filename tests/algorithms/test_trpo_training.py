@@ -156,6 +156,23 @@ def test_sampling_noise_is_correlated_within_an_episode(
     assert found["next"] == pytest.approx(0, abs=0.6)  # of 42 pairs 0.15
 
 
+def test_a_rollout_is_of_the_policy_that_the_step_before_left(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo()
+    actions: list[torch.Tensor] = []
+    explore = module.explore
+
+    def watch(observation: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        actions.append(explore(observation, noise))
+        with torch.no_grad():
+            assert torch.equal(actions[-1], module.policy.explore(observation, noise))
+        return actions[-1]
+
+    module.explore = watch
+    quiet_trainer(max_epochs=1).fit(module)
+    assert len(actions) == 160
+    assert module._policy_at_rest is None
+
+
 def test_statistics_are_frozen_from_a_rollouts_first_step_to_the_end_of_its_update(
     small_trpo: TRPO, quiet_trainer: MakeTrainer
 ) -> None:

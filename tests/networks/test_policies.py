@@ -11,6 +11,7 @@ from torch.func import jacrev
 from torch.testing import assert_close
 
 from lightning_rl.moments import moments
+from lightning_rl.networks.mlp import at_rest
 from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, Policy
 from lightning_rl.networks.value import ValueNetwork
 
@@ -283,3 +284,34 @@ def test_value_network_looks_through_its_own_statistics() -> None:
     value.normalizer.update(moments(observation))
     normalised = (observation - observation.mean(0)) / observation.std(0, correction=0)
     assert_close(value(observation), value.network(normalised).squeeze(-1), rtol=1e-4, atol=1e-5)
+
+
+class Bent(nn.Tanh):
+    """An activation of one's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.1 * x
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, Bent])
+@pytest.mark.parametrize("kind", [GaussianPolicy, CategoricalPolicy])
+def test_a_policy_at_rest_acts_as_it_always_does(
+    kind: type[Policy], activation: type[nn.Module], rows: int, normalize: bool
+) -> None:
+    torch.manual_seed(0)
+    space = UNBOUNDED if kind is GaussianPolicy else MultiDiscrete([2, 3, 4])
+    policy = kind(5, space, activation=activation, normalize_observations=normalize)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.normal_()
+    if policy.normalizer is not None:
+        policy.normalizer.update(moments(3 + 2 * torch.randn(100, 5)))
+    observation, noise = torch.randn(rows, 5), policy.draw_noise([rows], torch.default_generator)
+    assert torch.equal(policy.at_rest()(observation, noise), policy.explore(observation, noise))
+
+
+def test_networks_of_another_kind_act_at_rest_by_themselves() -> None:
+    network = nn.Bilinear(2, 2, 2)
+    assert at_rest(network) is network
