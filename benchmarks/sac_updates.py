@@ -44,8 +44,8 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
     buffer, never = ReplayBuffer(TRANSITIONS, 1, OBSERVATION, ACTION), np.zeros(1, dtype=np.bool_)
     for observation, action, reward, following in zip(*random_transitions(), strict=True):
         buffer.add(observation[None], torch.from_numpy(action[None]), reward[None], following[None], never, never)
-    functions = [module.critic_gradients, module.actor_gradients, module.alpha_gradients]
-    critic_gradients, actor_gradients, alpha_gradients = map(compiled, functions) if compile else functions
+    functions = [module.critic_gradients, module.actor_gradients]
+    critic_gradients, actor_gradients = map(compiled, functions) if compile else functions
     random = torch.Generator().manual_seed(0)
 
     def work(chunks: int) -> None:
@@ -56,10 +56,11 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
                 for index in range(CHUNK):
                     transitions = type(sample)(*(field[index] for field in sample))
                     critic = critic_gradients(transitions, noise[0, index])
-                    module.apply_gradients(critic_optimizer, critic.gradients)
+                    module.descend(critic_optimizer, critic.gradients, critic.total, "critics")
                     actor = actor_gradients(transitions, noise[1, index])
-                    module.apply_gradients(actor_optimizer, actor.gradients)
-                    module.apply_gradients(alpha_optimizer, alpha_gradients(actor.log_prob))
+                    module.descend(actor_optimizer, actor.gradients, actor.total, "actor")
+                    alpha = module.alpha_gradient(actor.log_prob)
+                    module.descend(alpha_optimizer, [alpha], alpha, "temperature")
                     track(module.target_critic, module.critic, module.tau)
 
     return work

@@ -9,26 +9,29 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_within
 from lightning_rl.algorithms.module import RLModule
 from lightning_rl.compilation import can_compile, compiled
+from lightning_rl.denormals import flush_denormals
 from lightning_rl.distributed import average
 from lightning_rl.environments import Actions
 from lightning_rl.experience import Noise, ReplayBuffer, ReplayExperience, Transition, Updates
 from lightning_rl.networks import DoubleCritic, GaussianNetwork, SquashedGaussianActor, track
 from lightning_rl.products import fast_products
 
-GRADIENT_FUNCTIONS = ("critic_gradients", "actor_gradients", "alpha_gradients")
+ITEMS_TO_FLUSH = 50
+GRADIENT_FUNCTIONS = ("critic_gradients", "actor_gradients")
 
 
 class CriticGradients(NamedTuple):
     """What one batch says of the critics."""
 
     gradients: Sequence[Tensor]
+    total: Tensor
+    """The sum of all of them, which is finite only if they are."""
     loss: Tensor
     q: Tensor
     """The mean of both critics' values over the batch."""
@@ -38,6 +41,8 @@ class ActorGradients(NamedTuple):
     """What one batch says of the actor."""
 
     gradients: Sequence[Tensor]
+    total: Tensor
+    """The sum of all of them, which is finite only if they are."""
     loss: Tensor
     log_prob: Tensor
     """``[batch]``, of the actions that the actor takes now."""
@@ -209,15 +214,19 @@ class SACModule(RLModule):
     @fast_products()
     def training_step(self, updates: Updates, batch_idx: int) -> None:
         """The gradient updates that follow one round of interaction."""
-        critic_optimizer, actor_optimizer, *alpha_optimizer = self.update_optimizers()
+        critic_optimizer, actor_optimizer, *alpha_optimizer = optimizers = self.update_optimizers()
+        if batch_idx % ITEMS_TO_FLUSH == 0:
+            for optimizer in optimizers:
+                flush_denormals(optimizer)
         done: list[tuple[CriticGradients, ActorGradients]] = []
         for batch, noise in self.each_update(updates):
             critic = self.critic_gradients(batch, noise.next)
-            self.descend(critic_optimizer, critic.gradients, "critics")
+            self.descend(critic_optimizer, critic.gradients, critic.total, "critics")
             actor = self.actor_gradients(batch, noise.actor)
-            self.descend(actor_optimizer, actor.gradients, "actor")
+            self.descend(actor_optimizer, actor.gradients, actor.total, "actor")
             for optimizer in alpha_optimizer:
-                self.descend(optimizer, self.alpha_gradients(actor.log_prob), "temperature")
+                alpha = self.alpha_gradient(actor.log_prob)
+                self.descend(optimizer, [alpha], alpha, "temperature")
             track(self.target_critic, self.critic, self.tau)
             if self.averaged_actor is not None:
                 track(self.averaged_actor, self.actor, self.actor_averaging)
@@ -244,7 +253,7 @@ class SACModule(RLModule):
         q = self.critic(batch.observation, batch.action)
         loss = (q - target).square().mean(-1).sum()
         gradients = torch.autograd.grad(loss, learned(self.critic))
-        return CriticGradients(gradients, loss.detach(), q.detach().mean())
+        return CriticGradients(gradients, sum_of(gradients), loss.detach(), q.detach().mean())
 
     def actor_gradients(self, batch: Transition, noise: Tensor) -> ActorGradients:
         """∇φ of mean α log π(f(ε, s)|s) − minᵢ Qᵢ(s, f(ε, s)), with respect to the actor alone: the critic is frozen.
@@ -259,18 +268,20 @@ class SACModule(RLModule):
         q = self.critic(batch.observation, action).amin(0)
         loss = (self.alpha * log_prob - q).mean()
         gradients = torch.autograd.grad(loss, learned(self.actor))
-        return ActorGradients(gradients, loss.detach(), log_prob.detach())
+        return ActorGradients(gradients, sum_of(gradients), loss.detach(), log_prob.detach())
 
-    def alpha_gradients(self, log_prob: Tensor) -> Sequence[Tensor]:
-        """∇ of mean −log α (log π + target entropy) with respect to log α (1812.05905, eq. 18).
+    def alpha_gradient(self, log_prob: Tensor) -> Tensor:
+        """The derivative of mean −log α (log π + target entropy) with respect to log α (1812.05905, eq. 18).
 
         log α stands for α, as in the authors' implementation: a small temperature then grows back as fast as it fell.
 
         Args:
             log_prob: ``[batch]``, of the actions that the actor takes now.
+
+        Returns:
+            ``[]``.
         """
-        loss = -(self.log_alpha * (log_prob + self.target_entropy)).mean()
-        return torch.autograd.grad(loss, [self.log_alpha])
+        return -(log_prob.mean() + self.target_entropy)
 
     @property
     def alpha(self) -> Tensor:
@@ -287,19 +298,20 @@ class SACModule(RLModule):
                 Noise(*(field[index] for field in updates.noise)),
             )
 
-    def descend(self, optimizer: Any, gradients: Sequence[Tensor], of: str) -> None:
+    def descend(self, optimizer: Any, gradients: Sequence[Tensor], total: Tensor, of: str) -> None:
         """Averages the gradients over ranks and takes the optimizer's step.
 
         Args:
             optimizer: one of `update_optimizers`.
             gradients: one for each of its parameters, in their order.
+            total: their sum, ``[]``.
             of: whose they are, for the error's text.
 
         Raises:
             FloatingPointError: a gradient is not finite, on whichever rank; the step was not taken.
         """
-        gradients = average(gradients)
-        if not get_total_norm(gradients).isfinite():
+        total, *gradients = average([total, *gradients])
+        if not math.isfinite(total):
             raise FloatingPointError(
                 f"at global_step={self.trainer.global_step} a gradient of the {of} is not finite, and was not applied: "
                 "no weight is spoiled, nor the last checkpoint. Look at the learning rates, the rewards' scale, and at "
@@ -389,6 +401,11 @@ class SACModule(RLModule):
 def learned(network: nn.Module) -> list[nn.Parameter]:
     """The parameters that learn: a part of a network of the user's own may be frozen."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def sum_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of all the numbers of the tensors, ``[]``."""
+    return torch.stack([tensor.sum() for tensor in tensors]).sum()
 
 
 def _bounded(name: str, space: gym.Space[Any]) -> Box:

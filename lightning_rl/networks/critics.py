@@ -20,7 +20,7 @@ class TwinLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[2, batch, inputs]`` to ``[2, batch, outputs]``."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        return torch.bmm(x, self.weight) + self.bias
 
 
 class DoubleCritic(nn.Module):
