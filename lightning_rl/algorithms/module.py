@@ -169,6 +169,10 @@ class RLModule(LightningModule):
         """``[n, observation_size]`` to the best actions known, ``[n, action_size]``, in the environment's units."""
 
     @abstractmethod
+    def greedy_at_rest(self) -> Callable[[Tensor], Tensor]:
+        """What `greedy_policy` gives, to the last bit, for as long as no weight changes; an evaluation asks it."""
+
+    @abstractmethod
     def sampled_action(self, observation: Tensor) -> Tensor:
         """``[n, observation_size]`` to actions as training takes them, ``[n, action_size]``, in its units."""
 
@@ -196,17 +200,21 @@ class RLModule(LightningModule):
                 f"the given array has shape {array.shape}."
             )
         rows = array.reshape(-1, int(np.prod(shape)))
-        policy = self._greedy if deterministic else self._sampled
+        policy = self._greedy() if deterministic else self._sampled
         with evaluating(self):
             actions = policy(rows.astype(np.float32))
         return actions[0] if array.shape == shape else actions
 
-    def _greedy(self, observation: Array) -> Actions:
-        # Row by row, because a batched product may round a row differently in a batch of another size, and a
-        # simulator amplifies the last bit: an episode shall not depend on how many others run beside it.
-        policy = self.greedy_policy()
-        rows = [policy(row) for row in self._observation_tensor(observation).split(1)]
-        return self._environment_actions(torch.cat(rows))
+    def _greedy(self) -> Callable[[Array], Actions]:
+        policy = self.greedy_at_rest()
+
+        def act(observation: Array) -> Actions:
+            # Row by row, because a batched product may round a row differently in a batch of another size, and a
+            # simulator amplifies the last bit: an episode shall not depend on how many others run beside it.
+            rows = [policy(row) for row in self._observation_tensor(observation).split(1)]
+            return self._environment_actions(torch.cat(rows))
+
+        return act
 
     def _sampled(self, observation: Array) -> Actions:
         return self._environment_actions(self.sampled_action(self._observation_tensor(observation)))
@@ -388,7 +396,7 @@ class RLModule(LightningModule):
             self._evaluation_environments.append(self.environment.make_checked())
         # A policy acts in its parameters' own precision, here as in `act` and in an exported file.
         with torch.autocast(self.device.type, enabled=False):
-            return play(self._evaluation_environments, seeds.tolist(), self._greedy)
+            return play(self._evaluation_environments, seeds.tolist(), self._greedy())
 
     def _log_statistics(self, stage: str) -> None:
         statistics = {f"{stage}/{name}": value.float() for name, value in self.episode_statistics.compute().items()}

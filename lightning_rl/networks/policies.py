@@ -60,6 +60,11 @@ class Policy(nn.Module, ABC):
         network = self._network_at_rest()
         return lambda observation, noise: self.sample(network(observation), noise)
 
+    def mode_at_rest(self) -> Callable[[Tensor], Tensor]:
+        """Observation to the most probable action, to be used for as long as nothing of the policy changes."""
+        network = self._network_at_rest()
+        return lambda observation: self.mode(network(observation))
+
     def _network_at_rest(self) -> Callable[[Tensor], Tensor]:
         network = at_rest(self.network)
         if self.normalizer is None:
@@ -183,6 +188,10 @@ class GaussianPolicy(Policy):
         """`explore`, to be used for as long as nothing of the policy changes: σ is then computed once."""
         mean, std = self._network_at_rest(), self.log_std.detach().exp()
         return lambda observation, noise: mean(observation) + std * noise
+
+    def mode_at_rest(self) -> Callable[[Tensor], Tensor]:
+        """Observation to the mean μ."""
+        return self._network_at_rest()
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         """Σ log N(u; μ, σ), ``[…]``."""

@@ -25,6 +25,18 @@ class Fixed(nn.Module):
         return self.mean.expand(shape), self.log_std.expand(shape)
 
 
+class OwnNetwork(nn.Module):
+    """Another network than ours."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.network(observation)
+        return mean + 1, log_std
+
+
 def actor(mean: Tensor, log_std: Tensor, space: Box | None = None) -> SquashedGaussianActor:
     """An actor in float64 with a fixed Gaussian; without a space it acts in (−1, 1)."""
     return SquashedGaussianActor(Fixed(mean, log_std), space or Box(-1, 1, mean.shape)).double()
@@ -188,3 +200,15 @@ def test_gaussian_network_is_two_heads_on_one_relu_trunk() -> None:
     torch.testing.assert_close(mean, x @ network.mean.weight.T + network.mean.bias)
     torch.testing.assert_close(log_std, x @ network.log_std.weight.T + network.log_std.bias)
     assert mean.shape == log_std.shape == (5, 2)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_an_actor_at_rest_acts_as_it_always_does(own: bool) -> None:
+    torch.manual_seed(0)
+    network: nn.Module = GaussianNetwork(5, 3, (16, 16), nn.ReLU)
+    if own:
+        network = OwnNetwork(network)
+    policy = SquashedGaussianActor(network, Box(LOW, HIGH))
+    for rows in (1, 64):
+        observation = 3 * torch.randn(rows, 5)
+        assert torch.equal(policy.at_rest()(observation), policy(observation))

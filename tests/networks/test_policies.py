@@ -310,6 +310,7 @@ def test_a_policy_at_rest_acts_as_it_always_does(
         policy.normalizer.update(moments(3 + 2 * torch.randn(100, 5)))
     observation, noise = torch.randn(rows, 5), policy.draw_noise([rows], torch.default_generator)
     assert torch.equal(policy.at_rest()(observation, noise), policy.explore(observation, noise))
+    assert torch.equal(policy.mode_at_rest()(observation), policy.mode(policy(observation)))
 
 
 def test_networks_of_another_kind_act_at_rest_by_themselves() -> None:
