@@ -19,7 +19,7 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     group, or in one of a single rank, the tensors come back as they are.
 
     Args:
-        tensors: any shapes, the same on every rank, of one dtype and on one device.
+        tensors: any shapes, the same on every rank, on one device.
 
     Returns:
         Tensors of the same shapes.
@@ -33,4 +33,4 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     torch.distributed.all_reduce(travelling)
     flat = (travelling / ranks).to(flat.device)
     pieces = flat.split([tensor.numel() for tensor in tensors])
-    return [piece.view_as(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
+    return [piece.view_as(tensor).to(tensor.dtype) for piece, tensor in zip(pieces, tensors, strict=True)]

@@ -7,7 +7,7 @@ def decayed_sums(x: Tensor, cut: Tensor, decay: float, before: Tensor) -> Tensor
     """y_t = x_t + decay · y_{t−1}, in the order of time, where y_{t−1} counts as zero wherever cut_t is true.
 
     Args:
-        x: ``[steps, n]``.
+        x: ``[steps, n]``, finite.
         cut: ``[steps, n]``, bool.
         decay: of one step.
         before: y of the step before the first one, ``[n]``.
@@ -17,10 +17,11 @@ def decayed_sums(x: Tensor, cut: Tensor, decay: float, before: Tensor) -> Tensor
     """
     sums, factors = x.clone(), (~cut).to(x.dtype) * decay
     arrays: Any = (sums, factors, before.to(x))
-    if x.device.type == "cpu":  # NumPy sees the same memory, and its calls take a tenth of the time of PyTorch's
+    if x.device.type == "cpu" and not x.requires_grad:
+        # NumPy sees the same memory, and its calls take a tenth of the time of PyTorch's.
         arrays = [tensor.numpy() for tensor in arrays]
-    rows, factor_rows, previous = arrays
-    for row, factor in zip(rows, factor_rows, strict=True):
-        row += factor * previous
-        previous = row
+    rows, factor, previous = arrays
+    for step in range(len(x)):
+        rows[step] += factor[step] * previous
+        previous = rows[step]
     return sums

@@ -39,14 +39,31 @@ def test_moments_of_weights_without_gradients_are_flushed_and_no_weight_notices(
     assert torch.equal(kept["exp_avg_sq"], others["exp_avg_sq"])
 
 
-def test_sac_flushes_its_optimizers(small_sac: Callable[..., SACModule], quiet_trainer: Callable[..., Trainer]) -> None:
+def test_sac_flushes_its_optimizers_now_and_then(
+    small_sac: Callable[..., SACModule], quiet_trainer: Callable[..., Trainer]
+) -> None:
     module = small_sac()
     trainer = quiet_trainer(max_epochs=1, limit_val_batches=0)
     trainer.fit(module)
-    [weights, *_] = module.critic.parameters()
-    optimizer = trainer.optimizers[0]
-    optimizer.state[weights]["exp_avg"].fill_(1e-40)
-    assert denormals(optimizer) == weights.numel()
     item = module.next_item()
-    module.training_step(item._replace(batch=type(item.batch)(*(field[:0] for field in item.batch))), 0)
-    assert denormals(optimizer) == 0
+    nothing = item._replace(batch=type(item.batch)(*(field[:0] for field in item.batch)))
+    for optimizer in trainer.optimizers:
+        for state in optimizer.state.values():
+            state["exp_avg"].fill_(1e-40)
+    before = [denormals(optimizer) for optimizer in trainer.optimizers]
+    assert min(before) > 0
+    module.training_step(nothing, 1)
+    assert [denormals(optimizer) for optimizer in trainer.optimizers] == before
+    module.training_step(nothing, 0)
+    assert [denormals(optimizer) for optimizer in trainer.optimizers] == [0, 0, 0]
+    module.teardown("fit")
+
+
+def test_an_optimizer_may_remember_what_it_likes() -> None:
+    weights = torch.nn.Parameter(torch.zeros(2))
+    optimizer = Adam([weights])
+    optimizer.state[weights] = {"moment": torch.tensor([1e-40, 1.0]), "steps": 3, "half": torch.full((1,), 1e-7).half()}
+    optimizer.state["count"] = 5
+    flush_denormals(optimizer)
+    assert optimizer.state[weights]["moment"].tolist() == [0, 1]
+    assert optimizer.state[weights]["half"] > 0

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -6,6 +7,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
+from lightning_rl import SACModule, TRPOModule
 from lightning_rl.environments import EnvironmentSpec
 from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, play
 
@@ -148,3 +150,31 @@ def test_statistics_begin_anew_after_a_reset() -> None:
     statistics.update([2.0, 4.0], [1, 2])
     assert statistics.compute()["return"] == 3
     assert statistics.compute()["length"] == 1.5
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.1])
+def test_evaluations_act_as_the_greedy_policy_to_the_bit(
+    small_sac: Callable[..., SACModule], small_trpo: Callable[..., TRPOModule], averaging: float
+) -> None:
+    modules = [small_sac(actor_averaging=averaging), small_trpo(policy_averaging=averaging)]
+    modules += [small_trpo(policy_averaging=averaging, squash_actions=True, normalize_observations="value")]
+    for module in modules:
+        observation = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            expected = [module.greedy_policy()(torch.from_numpy(row)[None])[0].numpy() for row in observation]
+        np.testing.assert_array_equal(module.act(observation), np.stack(expected))
+
+
+class Still(torch.nn.Module):
+    """A policy of one's own."""
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(observation), 1), 0.25)
+
+
+def test_evaluations_follow_a_greedy_policy_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SACModule(env="Pendulum-v1")
+    monkeypatch.setattr(module, "greedy_policy", Still)
+    assert module.act(np.ones(3, dtype=np.float32)).tolist() == [0.25]

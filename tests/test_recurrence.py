@@ -17,3 +17,18 @@ def test_sums_are_those_of_a_loop() -> None:
     given = x.clone()
     torch.testing.assert_close(decayed_sums(x, cut, 0.9, before), expected, rtol=1e-14, atol=1e-14)
     assert torch.equal(x, given)
+
+
+def test_in_float32_every_bit_is_that_of_pytorchs_own_operations() -> None:
+    random = torch.Generator().manual_seed(1)
+    x, before = torch.randn(200, 5, generator=random), torch.randn(5, generator=random)
+    cut = torch.rand(200, 5, generator=random) < 0.1
+    expected, y = [], before
+    for row, where in zip(x, cut, strict=True):
+        y = row + 0.97 * y.masked_fill(where, 0)
+        expected.append(y)
+    assert torch.equal(decayed_sums(x, cut, 0.97, before), torch.stack(expected))
+    learned = x.clone().requires_grad_()
+    sums = decayed_sums(learned, cut, 0.97, before)  # in PyTorch, as on an accelerator
+    assert torch.equal(sums, torch.stack(expected))
+    assert sums.requires_grad

@@ -51,6 +51,8 @@ from lightning_rl.environments import (
 from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, evaluating, play
 from lightning_rl.experience import Collector, Episode, EpochStream
 from lightning_rl.loggers import CSVLogger
+from lightning_rl.networks import SquashedGaussianActor
+from lightning_rl.networks.policies import GreedyPolicy
 from lightning_rl.shards import read_shard, write_shard
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
@@ -169,10 +171,6 @@ class RLModule(LightningModule):
         """``[n, observation_size]`` to the best actions known, ``[n, action_size]``, in the environment's units."""
 
     @abstractmethod
-    def greedy_at_rest(self) -> Callable[[Tensor], Tensor]:
-        """What `greedy_policy` gives, to the last bit, for as long as no weight changes; an evaluation asks it."""
-
-    @abstractmethod
     def sampled_action(self, observation: Tensor) -> Tensor:
         """``[n, observation_size]`` to actions as training takes them, ``[n, action_size]``, in its units."""
 
@@ -206,12 +204,15 @@ class RLModule(LightningModule):
         return actions[0] if array.shape == shape else actions
 
     def _greedy(self) -> Callable[[Array], Actions]:
-        policy = self.greedy_at_rest()
+        policy = self.greedy_policy()
+        greedy: Callable[[Tensor], Tensor] = policy
+        if isinstance(policy, SquashedGaussianActor | GreedyPolicy):
+            greedy = policy.at_rest()
 
         def act(observation: Array) -> Actions:
             # Row by row, because a batched product may round a row differently in a batch of another size, and a
             # simulator amplifies the last bit: an episode shall not depend on how many others run beside it.
-            rows = [policy(row) for row in self._observation_tensor(observation).split(1)]
+            rows = [greedy(row) for row in self._observation_tensor(observation).split(1)]
             return self._environment_actions(torch.cat(rows))
 
         return act
@@ -308,8 +309,10 @@ class RLModule(LightningModule):
         return EpochStream(self.next_item, self.steps_per_epoch // per_round)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """On the CPU an item is where it is needed, and Lightning need not go through its tensors."""
-        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        """An item that lies in the host's memory is where the CPU needs it: Lightning need not look through it."""
+        if device.type == "cpu" and not self.memory_on_device:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def next_item(self) -> Any:
         """A round of interaction, and what is learned from after it.

@@ -409,12 +409,6 @@ class TRPOModule(RLModule):
         """The mode of the averaged policy, if there is one, or of the policy."""
         return GreedyPolicy(self.averaged_policy or self.policy)
 
-    def greedy_at_rest(self) -> Callable[[Tensor], Tensor]:
-        """What `greedy_policy` gives, in half the time."""
-        policy = self.averaged_policy or self.policy
-        mode = policy.mode_at_rest()
-        return lambda observation: policy.to_environment(mode(observation))
-
     def sampled_action(self, observation: Tensor) -> Tensor:
         """An action sampled from the policy, in the environment's units."""
         noise = self.policy.draw_noise([len(observation)], torch.default_generator)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name that the field knows it by)
 
 from lightning_rl.networks.bounds import inner_bounds
-from lightning_rl.networks.mlp import at_rest, mlp
+from lightning_rl.networks.mlp import at_rest, has_hooks, mlp
 
 LOG_STD_MIN = -20.0
 LOG_STD_MAX = 2.0
@@ -93,12 +93,16 @@ class SquashedGaussianActor(nn.Module):
         return self.distribution(observation)[0].tanh()
 
     def at_rest(self) -> Callable[[Tensor], Tensor]:
-        """`forward`, to be used for as long as no weight changes: the same numbers in less time."""
+        """`forward`, to be used for as long as no weight changes: the same numbers in less time.
+
+        Returns:
+            ``[…, observation_size]`` to ``[…, action_size]``.
+        """
         network = self.network
-        if type(network) is not GaussianNetwork:
+        if type(network) is not GaussianNetwork or has_hooks(self):
             return self
         mean = at_rest(nn.Sequential(*network.trunk, network.mean))
-        return lambda observation: self.to_environment(mean(observation).tanh())
+        return lambda observation: self.to_environment(mean(observation).to(self.low.dtype).tanh())
 
     def to_environment(self, action: Tensor) -> Tensor:
         """A normalised action in the environment's units, never beyond its bounds by a rounding."""

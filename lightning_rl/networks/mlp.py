@@ -29,16 +29,21 @@ def orthogonal_mlp(
     return network
 
 
+def has_hooks(network: nn.Module) -> bool:
+    """Whether something is called before or after a part of it, as by whoever prunes it or looks at activations."""
+    return any(part._forward_pre_hooks or part._forward_hooks for part in network.modules())
+
+
 def at_rest(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """A network's forward pass, to be used for as long as its weights are not replaced.
 
     A chain of layers is the same operations on the same tensors without the modules' own calls, which take longer than
-    the products of a few rows do; hooks are not called. Any other network is given back as it is.
+    the products of a few rows do. A network of another kind, or with hooks, is given back as it is.
 
     Args:
         network: ``[…, inputs]`` to ``[…, outputs]``.
     """
-    if type(network) is not nn.Sequential:
+    if type(network) is not nn.Sequential or has_hooks(network):
         return network
     steps = [
         partial(F.linear, weight=layer.weight.detach(), bias=layer.bias.detach())

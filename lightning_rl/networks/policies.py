@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_rl.moments import Normalizer
 from lightning_rl.networks.bounds import inner_bounds
-from lightning_rl.networks.mlp import at_rest, orthogonal_mlp
+from lightning_rl.networks.mlp import at_rest, has_hooks, orthogonal_mlp
 
 Bound = NDArray[np.float64]
 
@@ -56,14 +56,21 @@ class Policy(nn.Module, ABC):
         return self.sample(self(observation), noise)
 
     def at_rest(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """`explore`, to be used for as long as nothing of the policy changes: the same numbers in less time."""
-        network = self._network_at_rest()
-        return lambda observation, noise: self.sample(network(observation), noise)
+        """`explore`, to be used for as long as nothing of the policy changes: the same numbers in less time.
+
+        Returns:
+            ``[…, observation_size]`` and ``[…, noise_size]`` to ``[…, action_size]``.
+        """
+        parameters = self._parameters_at_rest()
+        return lambda observation, noise: self.sample(parameters(observation), noise)
 
     def mode_at_rest(self) -> Callable[[Tensor], Tensor]:
-        """Observation to the most probable action, to be used for as long as nothing of the policy changes."""
-        network = self._network_at_rest()
-        return lambda observation: self.mode(network(observation))
+        """The mode, to be used for as long as nothing changes, ``[…, observation_size]`` to ``[…, action_size]``."""
+        parameters = self._parameters_at_rest()
+        return lambda observation: self.mode(parameters(observation))
+
+    def _parameters_at_rest(self) -> Callable[[Tensor], Tensor]:
+        return self
 
     def _network_at_rest(self) -> Callable[[Tensor], Tensor]:
         network = at_rest(self.network)
@@ -186,12 +193,14 @@ class GaussianPolicy(Policy):
 
     def at_rest(self) -> Callable[[Tensor, Tensor], Tensor]:
         """`explore`, to be used for as long as nothing of the policy changes: σ is then computed once."""
+        if has_hooks(self):
+            return self.explore
         mean, std = self._network_at_rest(), self.log_std.detach().exp()
         return lambda observation, noise: mean(observation) + std * noise
 
     def mode_at_rest(self) -> Callable[[Tensor], Tensor]:
-        """Observation to the mean μ."""
-        return self._network_at_rest()
+        """The mean μ, to be used for as long as nothing changes."""
+        return super().mode_at_rest() if has_hooks(self) else self._network_at_rest()
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         """Σ log N(u; μ, σ), ``[…]``."""
@@ -262,6 +271,9 @@ class CategoricalPolicy(Policy):
         logits: Tensor = self.network(self.normalize(observation))
         return logits
 
+    def _parameters_at_rest(self) -> Callable[[Tensor], Tensor]:
+        return self if has_hooks(self) else self._network_at_rest()
+
     def draw_noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Standard Gumbel noise −log(−log U), ``[*shape, sum of choices]``."""
         return -torch.empty(*shape, self.noise_size).exponential_(generator=generator).log()
@@ -321,6 +333,11 @@ class GreedyPolicy(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         """``[…, observation_size]`` to actions in the environment's units, ``[…, action_size]``."""
         return self.policy.to_environment(self.policy.mode(self.policy(observation)))
+
+    def at_rest(self) -> Callable[[Tensor], Tensor]:
+        """`forward`, to be used for as long as nothing of the policy changes."""
+        mode = self.policy.mode_at_rest()
+        return lambda observation: self.policy.to_environment(mode(observation))
 
 
 def _scale_and_bias(low: Bound, high: Bound) -> tuple[Bound, Bound]:

@@ -7,6 +7,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils import prune
 
 from lightning_rl.networks import GaussianNetwork, SquashedGaussianActor, squashed_log_prob
 
@@ -202,12 +203,15 @@ def test_gaussian_network_is_two_heads_on_one_relu_trunk() -> None:
     assert mean.shape == log_std.shape == (5, 2)
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_an_actor_at_rest_acts_as_it_always_does(own: bool) -> None:
+@pytest.mark.parametrize("what", ["ours", "of one's own", "pruned"])
+def test_an_actor_at_rest_acts_as_it_always_does(what: str) -> None:
     torch.manual_seed(0)
-    network: nn.Module = GaussianNetwork(5, 3, (16, 16), nn.ReLU)
-    if own:
+    network = GaussianNetwork(5, 3, (16, 16), nn.ReLU)
+    if what == "of one's own":
         network = OwnNetwork(network)
+    if what == "pruned":  # which computes the weight anew whenever the layer is called
+        prune.random_unstructured(network.mean, "weight", 0.5)
+        torch.nn.init.normal_(network.mean.weight_orig)
     policy = SquashedGaussianActor(network, Box(LOW, HIGH))
     for rows in (1, 64):
         observation = 3 * torch.randn(rows, 5)

@@ -8,6 +8,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 from torch.func import jacrev
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 from lightning_rl.moments import moments
@@ -316,3 +317,17 @@ def test_a_policy_at_rest_acts_as_it_always_does(
 def test_networks_of_another_kind_act_at_rest_by_themselves() -> None:
     network = nn.Bilinear(2, 2, 2)
     assert at_rest(network) is network
+
+
+@pytest.mark.parametrize("kind", [GaussianPolicy, CategoricalPolicy])
+def test_a_pruned_policy_at_rest_acts_as_it_always_does(kind: type[Policy]) -> None:
+    """Pruning computes a layer's weight anew whenever the layer is called, in a hook."""
+    torch.manual_seed(0)
+    policy = kind(5, UNBOUNDED if kind is GaussianPolicy else MultiDiscrete([2, 3, 4]))
+    prune.random_unstructured(policy.network[0], "weight", 0.5)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.normal_()
+    observation, noise = torch.randn(64, 5), policy.draw_noise([64], torch.default_generator)
+    assert torch.equal(policy.at_rest()(observation, noise), policy.explore(observation, noise))
+    assert torch.equal(policy.mode_at_rest()(observation), policy.mode(policy(observation)))
