@@ -4,7 +4,6 @@ from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (the name that the field knows it by)
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
@@ -46,7 +45,7 @@ def at_rest(network: nn.Module) -> Callable[[Tensor], Tensor]:
     if type(network) is not nn.Sequential or has_hooks(network):
         return network
     steps = [
-        partial(F.linear, weight=layer.weight.detach(), bias=layer.bias.detach())
+        partial(nn.functional.linear, weight=layer.weight.detach(), bias=layer.bias.detach())
         if type(layer) is nn.Linear
         else layer.forward
         for layer in network
