@@ -11,6 +11,8 @@ measured in the same rounds: of PyTorch's own, and of oneDNN's, which `SACModule
 import argparse
 import statistics
 from contextlib import nullcontext
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +36,28 @@ def random_transitions() -> tuple[np.ndarray, ...]:
 def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
     """`SACModule`'s update in a bare loop."""
     from lightning_rl import SACModule
+    from lightning_rl.adam import adam_state, step_scales
     from lightning_rl.compilation import compiled
-    from lightning_rl.experience import ReplayBuffer
-    from lightning_rl.networks import track
+    from lightning_rl.experience import Noise, ReplayBuffer, Transition
     from lightning_rl.products import fast_products
 
     module = SACModule(batch_size=batch, hidden_sizes=(width, width))
-    critic_optimizer, actor_optimizer, alpha_optimizer = module.configure_optimizers()
     buffer, never = ReplayBuffer(TRANSITIONS, 1, OBSERVATION, ACTION), np.zeros(1, dtype=np.bool_)
     for observation, action, reward, following in zip(*random_transitions(), strict=True):
         buffer.add(observation[None], torch.from_numpy(action[None]), reward[None], following[None], never, never)
-    functions = [module.critic_gradients, module.actor_gradients]
-    critic_gradients, actor_gradients = map(compiled, functions) if compile else functions
+    optimizers = module.configure_optimizers()
     random = torch.Generator().manual_seed(0)
+    if compile:
+        at_once, states = compiled(module.update_at_once), [adam_state(optimizer) for optimizer in optimizers]
+        steps = count(1)
+
+        def update(transitions: Transition, noise: Noise) -> None:
+            *_, taken = at_once(states, step_scales(optimizers, [next(steps)] * 3), transitions, noise)
+            assert all(taken.tolist())
+    else:
+
+        def update(transitions: Transition, noise: Noise) -> None:
+            module.update(partial(module.descend, optimizers), transitions, noise)
 
     def work(chunks: int) -> None:
         with fast_products(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -54,14 +65,7 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
                 sample = buffer.sample(CHUNK, batch, random)
                 noise = torch.randn(2, CHUNK, batch, ACTION, generator=random)
                 for index in range(CHUNK):
-                    transitions = type(sample)(*(field[index] for field in sample))
-                    critic = critic_gradients(transitions, noise[0, index])
-                    module.descend(critic_optimizer, critic.gradients, critic.total, "critics")
-                    actor = actor_gradients(transitions, noise[1, index])
-                    module.descend(actor_optimizer, actor.gradients, actor.total, "actor")
-                    alpha = module.alpha_gradient(actor.log_prob)
-                    module.descend(alpha_optimizer, [alpha], alpha, "temperature")
-                    track(module.target_critic, module.critic, module.tau)
+                    update(Transition(*(field[index] for field in sample)), Noise(*noise[:, index]))
 
     return work
 

@@ -2,13 +2,16 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Callable
 from shutil import which
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch.optim import Adam, AdamW, Optimizer, RMSprop
 
 from lightning_rl import SACModule
 from lightning_rl.loggers import CSVLogger
@@ -42,6 +45,60 @@ def test_a_hundred_compiled_updates_are_the_eager_ones(
     eager, compiled = results
     tolerance = 1e-10 if precision == "64-true" else 1e-5  # float32's rounding, carried through a hundred updates
     torch.testing.assert_close(compiled, eager, rtol=tolerance, atol=tolerance)
+
+
+class Listener(Callback):
+    """Looks at every step of an optimizer."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        self.steps += 1
+        assert all(parameter.grad is not None for parameter in optimizer.param_groups[0]["params"])
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("optimizer", "listens", "at_once"),
+    [
+        (lambda each: Adam(each, lr=3e-3), False, True),
+        (lambda each: AdamW(each, lr=3e-3, fused=True), False, True),
+        (lambda each: Adam(each, lr=3e-3), True, False),
+        (lambda each: RMSprop(each, lr=3e-4), False, False),
+    ],
+)
+def test_adams_steps_are_compiled_unless_somebody_waits_for_them(
+    small_sac: SAC,
+    quiet_trainer: MakeTrainer,
+    optimizer: Callable[[Any], Optimizer],
+    listens: bool,
+    at_once: bool,
+) -> None:
+    results: list[torch.Tensor] = []
+    for compile in (False, True):
+        seed_everything(0)
+        steps = Mock()
+        module = small_sac(
+            compile=compile,
+            train_freq=160,
+            gradient_steps=50,
+            learning_starts=160,
+            optimizer=optimizer,
+            lr_scheduler=lambda each: torch.optim.lr_scheduler.LinearLR(each, 1.0, 0.1, 40),
+        )
+        listener = Listener()
+        trainer = quiet_trainer(max_epochs=1, logger=False, callbacks=[listener] if listens else [])
+        apply_gradients = module.apply_gradients
+        module.apply_gradients = lambda *each, own=apply_gradients, seen=steps: (seen(), own(*each))[1]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*lr_scheduler.step")
+            trainer.fit(module)
+        assert trainer.global_step == 50
+        assert steps.call_count == (0 if compile and at_once else 150)
+        assert listener.steps == (50 if listens else 0)
+        results.append(weights(module))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
 
 
 @needs_compiler

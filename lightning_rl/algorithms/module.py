@@ -436,6 +436,12 @@ class RLModule(LightningModule):
             parameter.grad = gradient
         optimizer.step()
 
+    def count_step(self) -> None:
+        """Advances ``trainer.global_step`` for a step that was taken without Lightning's optimizer."""
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
     def step_schedules(self) -> None:
         """One step of every learning-rate schedule that does not wait for an evaluation; called once an update."""
         for scheduler in self._schedulers():

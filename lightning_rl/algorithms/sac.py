@@ -2,16 +2,20 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_rl.adam import AdamState, adam_state, is_plain_adam, step_scales, take_step
 from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_within
 from lightning_rl.algorithms.module import RLModule
 from lightning_rl.compilation import can_compile, compiled
@@ -23,7 +27,9 @@ from lightning_rl.networks import DoubleCritic, GaussianNetwork, SquashedGaussia
 from lightning_rl.products import fast_products
 
 ITEMS_TO_FLUSH = 50  # it takes as long as a fifth of an update; numbers become denormal after hundreds of them
-GRADIENT_FUNCTIONS = ("critic_gradients", "actor_gradients")
+COMPILED = ("critic_gradients", "actor_gradients", "update_at_once")
+OPTIMIZED = ("critics", "actor", "temperature")
+CRITICS, ACTOR, TEMPERATURE = range(3)
 
 
 class CriticGradients(NamedTuple):
@@ -175,6 +181,7 @@ class SACModule(RLModule):
         self.actor_averaging = actor_averaging
         self.save_replay_buffer = save_replay_buffer
         self.compiles = compile
+        self._updates_at_once = False
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
 
@@ -200,12 +207,18 @@ class SACModule(RLModule):
         """Begins or goes on with the experience, and compiles the gradient functions where that is asked for."""
         super().setup(stage)
         if stage == "fit" and self.compiles and can_compile(self.trainer.strategy.root_device):
-            for name in GRADIENT_FUNCTIONS:
+            for name in COMPILED:
                 setattr(self, name, compiled(getattr(self, name)))
+
+    def on_train_start(self) -> None:
+        """Chooses how updates are made, now that callbacks and optimizers are known."""
+        super().on_train_start()
+        self._updates_at_once = self._may_update_at_once()
 
     def teardown(self, stage: str) -> None:
         """Closes all environments, and lets go of what was compiled: it could not be copied or pickled."""
-        for name in GRADIENT_FUNCTIONS:
+        self._updates_at_once = False
+        for name in COMPILED:
             self.__dict__.pop(name, None)
         super().teardown(stage)
 
@@ -214,26 +227,43 @@ class SACModule(RLModule):
     @fast_products()
     def training_step(self, updates: Updates, batch_idx: int) -> None:
         """The gradient updates that follow one round of interaction."""
-        critic_optimizer, actor_optimizer, *alpha_optimizer = optimizers = self.update_optimizers()
+        optimizers = self.update_optimizers()
         if batch_idx % ITEMS_TO_FLUSH == 0:
             for optimizer in optimizers:
                 flush_denormals(optimizer)
+        update = (
+            self._compiled_update()
+            if self._updates_at_once
+            else partial(self.update, partial(self.descend, optimizers))
+        )
         done: list[tuple[CriticGradients, ActorGradients]] = []
         for batch, noise in self.each_update(updates):
-            critic = self.critic_gradients(batch, noise.next)
-            self.descend(critic_optimizer, critic.gradients, critic.total, "critics")
-            actor = self.actor_gradients(batch, noise.actor)
-            self.descend(actor_optimizer, actor.gradients, actor.total, "actor")
-            for optimizer in alpha_optimizer:
-                alpha = self.alpha_gradient(actor.log_prob)
-                self.descend(optimizer, [alpha], alpha, "temperature")
-            track(self.target_critic, self.critic, self.tau)
-            if self.averaged_actor is not None:
-                track(self.averaged_actor, self.actor, self.actor_averaging)
+            done.append(update(batch, noise))
             self.step_schedules()
-            done.append((critic, actor))
         if self.is_logging_step():
             self.report(self.summary(done))
+
+    def update(
+        self, descend: Callable[[int, Sequence[Tensor], Tensor], None], batch: Transition, noise: Noise
+    ) -> tuple[CriticGradients, ActorGradients]:
+        """One update of critics, actor, temperature and targets.
+
+        Args:
+            descend: takes an optimizer's step: its index, gradients for its parameters, and the sum of all of them.
+            batch: ``[batch, …]``.
+            noise: ``[batch, action_size]`` each.
+        """
+        critic = self.critic_gradients(batch, noise.next)
+        descend(CRITICS, critic.gradients, critic.total)
+        actor = self.actor_gradients(batch, noise.actor)
+        descend(ACTOR, actor.gradients, actor.total)
+        if self.learns_alpha:
+            alpha = self.alpha_gradient(actor.log_prob)
+            descend(TEMPERATURE, [alpha], alpha)
+        track(self.target_critic, self.critic, self.tau)
+        if self.averaged_actor is not None:
+            track(self.averaged_actor, self.actor, self.actor_averaging)
+        return critic, actor
 
     def critic_gradients(self, batch: Transition, noise: Tensor) -> CriticGradients:
         """∇θ of Σᵢ mean (Qᵢ(s, a) − y)², with y = r + γ (1 − terminated) (minᵢ Qᵢ⁻(s', a') − α log π(a'|s')).
@@ -298,26 +328,90 @@ class SACModule(RLModule):
                 Noise(*(field[index] for field in updates.noise)),
             )
 
-    def descend(self, optimizer: Any, gradients: Sequence[Tensor], total: Tensor, of: str) -> None:
-        """Averages the gradients over ranks and takes the optimizer's step.
+    def descend(self, optimizers: Sequence[Any], index: int, gradients: Sequence[Tensor], total: Tensor) -> None:
+        """Averages the gradients over ranks and takes an optimizer's step.
 
         Args:
-            optimizer: one of `update_optimizers`.
+            optimizers: `update_optimizers`.
+            index: which of them.
             gradients: one for each of its parameters, in their order.
             total: their sum, ``[]``, of their dtype.
-            of: whose they are, for the error's text.
 
         Raises:
             FloatingPointError: a gradient is not finite, on whichever rank; the step was not taken.
         """
         total, *gradients = average([total, *gradients])
         if not math.isfinite(total):
-            raise FloatingPointError(
-                f"at global_step={self.trainer.global_step} a gradient of the {of} is not finite, and was not applied: "
-                "no weight is spoiled, nor the last checkpoint. Look at the learning rates, the rewards' scale, and at "
-                "networks and optimizers of your own."
-            )
-        self.apply_gradients(optimizer, gradients)
+            raise self._not_finite(index)
+        self.apply_gradients(optimizers[index], gradients)
+
+    def _not_finite(self, index: int) -> FloatingPointError:
+        return FloatingPointError(
+            f"at global_step={self.trainer.global_step} a gradient of the {OPTIMIZED[index]} is not finite, and was "
+            "not applied: no weight is spoiled, nor the last checkpoint. Look at the learning rates, the rewards' "
+            "scale, and at networks and optimizers of your own."
+        )
+
+    # The update in one compiled function.
+
+    def update_at_once(
+        self, states: Sequence[AdamState], scales: Tensor, batch: Transition, noise: Noise
+    ) -> tuple[CriticGradients, ActorGradients, Tensor]:
+        """`update` with the optimizers' steps in it, to be compiled as one function.
+
+        Args:
+            states: what the optimizers remember.
+            scales: of their next steps, ``[optimizers, 3]``.
+            batch: ``[batch, …]``.
+            noise: ``[batch, action_size]`` each.
+
+        Returns:
+            What `update` gives, without the gradients, and ``[optimizers]`` booleans: whether each step was taken. From
+            the first gradient on that is not finite none is, and nothing changes any more.
+        """
+        taken: list[Tensor] = []
+        networks = [self.target_critic, self.averaged_actor]
+        followers = [each for network in networks if network is not None for each in network.parameters()]
+        before = [follower.clone() for follower in followers]
+
+        def descend(index: int, gradients: Sequence[Tensor], total: Tensor) -> None:
+            finite = total.isfinite()
+            taken.append(taken[-1] & finite if taken else finite)
+            take_step(states[index], scales[index], gradients, taken[-1])
+
+        critic, actor = self.update(descend, batch, noise)
+        for follower, old in zip(followers, before, strict=True):
+            follower.copy_(torch.where(taken[-1], follower, old))
+        return critic._replace(gradients=()), actor._replace(gradients=()), torch.stack(taken)
+
+    def _compiled_update(self) -> Callable[[Transition, Noise], tuple[CriticGradients, ActorGradients]]:
+        """`update_at_once` for the updates of an item."""
+        optimizers = self.trainer.optimizers
+        states = [adam_state(optimizer) for optimizer in optimizers]
+        counts = [int(state.steps[0]) for state in states]
+
+        def update(batch: Transition, noise: Noise) -> tuple[CriticGradients, ActorGradients]:
+            counts[:] = [count + 1 for count in counts]
+            critic, actor, taken = self.update_at_once(states, step_scales(optimizers, counts), batch, noise)
+            for index, was_taken in enumerate(taken.tolist()):
+                if not was_taken:
+                    raise self._not_finite(index)
+                if index == CRITICS:
+                    self.count_step()
+            return critic, actor
+
+        return update
+
+    def _may_update_at_once(self) -> bool:
+        """Whether it was compiled, and nobody waits for the optimizers' own steps: no rank, optimizer or hook."""
+        hook, trainer = "on_before_optimizer_step", cast(Any, self.trainer)  # whose annotations miss its callbacks
+        return (
+            "update_at_once" in self.__dict__
+            and trainer.world_size == 1
+            and all(map(is_plain_adam, trainer.optimizers))
+            and not is_overridden(hook, self, LightningModule)
+            and not any(is_overridden(hook, callback, Callback) for callback in trainer.callbacks)
+        )
 
     def updates_left(self) -> int | None:
         """How many updates ``max_steps`` still allows, if it is set."""
