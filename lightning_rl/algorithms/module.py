@@ -162,6 +162,13 @@ class RLModule(LightningModule):
     algorithm: str
     """Its name, as checkpoints have it."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As any module's, but faster where Lightning writes down twenty times an item which hook is called."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     @abstractmethod
     def make_experience(self, run_seed: int) -> Experience:
         """Makes the experience of a run that begins."""

@@ -91,8 +91,9 @@ class SACModule(RLModule):
             and only its indices and noise travel; a million of BipedalWalker-v3's transitions take 120 MB.
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
-        compile: whether the functions that give the gradients are compiled by ``torch.compile``: half a minute at the
-            beginning of a run for faster updates; needs a C++ compiler, and without one goes on uncompiled.
+        compile: whether an update is compiled by ``torch.compile``, Adam's steps included on one CPU process: half a
+            minute at the beginning of a run for faster updates; needs a C++ compiler, and without one goes on
+            uncompiled.
         optimizer: makes an optimizer from parameters, one each for critics, actor and temperature.
         lr_scheduler: makes a learning-rate schedule from an optimizer; it is stepped once an update (a
             ``ReduceLROnPlateau`` once an evaluation).
@@ -204,7 +205,7 @@ class SACModule(RLModule):
         self.log_alpha = nn.Parameter(torch.tensor(initial_alpha).log(), requires_grad=self.learns_alpha)
 
     def setup(self, stage: str) -> None:
-        """Begins or goes on with the experience, and compiles the gradient functions where that is asked for."""
+        """Begins or goes on with the experience, and compiles what an update calls where that is asked for."""
         super().setup(stage)
         if stage == "fit" and self.compiles and can_compile(self.trainer.strategy.root_device):
             for name in COMPILED:

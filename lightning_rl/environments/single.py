@@ -15,6 +15,8 @@ from gymnasium.wrappers import TimeLimit
 
 from lightning_rl.environments.arrays import Array
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 class FaultyEnvironmentError(RuntimeError):
     """An environment returned what cannot be learned from."""
@@ -174,14 +176,11 @@ class CheckedEnvironment(gym.Env[Array, Any]):
         """One step; infos are left behind, because nothing downstream reads them."""
         self._steps += 1
         observation, reward, terminated, truncated, _ = self._env.step(action)
-        with np.errstate(over="ignore"):
-            usable = np.isfinite(np.float32(reward))
-        if not usable:
+        if not abs(float(reward)) <= FLOAT32_MAX:  # nor is what is not a number
             raise FaultyEnvironmentError(
                 f"{self._where()} returned the reward {reward}; a finite float32 number was expected."
             )
-        reward = float(reward)
-        return self._checked(observation), reward, bool(terminated), bool(truncated), {}
+        return self._checked(observation), float(reward), bool(terminated), bool(truncated), {}
 
     def close(self) -> None:
         """Closes the environment."""
@@ -194,8 +193,11 @@ class CheckedEnvironment(gym.Env[Array, Any]):
                 f"{self._where()} returned an observation of shape {array.shape}; its observation space promises "
                 f"{self._shape}."
             )
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
-            flat = array.reshape(-1).astype(np.float32)
+        if array.dtype == np.float32:
+            flat = array.flatten()
+        else:
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+                flat = array.reshape(-1).astype(np.float32)
         if not np.isfinite(flat).all():
             index = int(np.flatnonzero(~np.isfinite(flat))[0])
             raise FaultyEnvironmentError(

@@ -1,6 +1,5 @@
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,8 +75,10 @@ class Collector:
         if self._environments is not None:
             return np.zeros(self.num_envs, dtype=np.bool_)
         self._environments = self._make()
-        with self._abandoning():
+        try:
             return self._bring_back(self._environments)
+        except EnvironmentLostError as fault:
+            raise self._given_up(fault) from fault
 
     def _bring_back(self, environments: VectorEnvironment) -> Mask:
         lost = self.lengths > 0
@@ -111,10 +112,12 @@ class Collector:
                 failed were given up: they ended with their step before.
         """
         assert self._environments is not None, "open the environments first"
-        with self._abandoning(actions):
+        try:
             if self._fault is not None:
                 raise self._fault
             step = self._environments.step(actions)
+        except EnvironmentLostError as fault:
+            raise self._given_up(fault, actions) from fault
         self._faults_in_a_row = 0
         if self._environments.takes_seeds:
             self._actions.append(np.array(actions))
@@ -213,19 +216,15 @@ class Collector:
         oldest = int(self.lengths.max())
         del self._actions[: len(self._actions) - oldest]
 
-    @contextmanager
-    def _abandoning(self, actions: Actions | None = None) -> Iterator[None]:
-        """Gives the episodes up whose environments fail meanwhile, and adds to the error which ones they were."""
-        try:
-            yield
-        except EnvironmentLostError as fault:
-            told = {}
-            for index, reason in fault.reasons.items():
-                acted = f", with the action {actions[index].tolist()}" if actions is not None else ""
-                seed, step = self._episode_seeds[index], int(self.lengths[index]) + 1
-                told[index] = f"(episode seed {seed}, at step {step}{acted}) {reason}"
-            self._next_episode(fault.where)
-            raise EnvironmentLostError(told, self.num_envs) from fault
+    def _given_up(self, fault: EnvironmentLostError, actions: Actions | None = None) -> EnvironmentLostError:
+        """Gives the episodes up whose environments failed, and tells the error which ones they were."""
+        told = {}
+        for index, reason in fault.reasons.items():
+            acted = f", with the action {actions[index].tolist()}" if actions is not None else ""
+            seed, step = self._episode_seeds[index], int(self.lengths[index]) + 1
+            told[index] = f"(episode seed {seed}, at step {step}{acted}) {reason}"
+        self._next_episode(fault.where)
+        return EnvironmentLostError(told, self.num_envs)
 
     def _history(self, index: int) -> Actions:
         length = int(self.lengths[index])
