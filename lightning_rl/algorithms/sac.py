@@ -54,6 +54,10 @@ class ActorGradients(NamedTuple):
     """``[batch]``, of the actions that the actor takes now."""
 
 
+MakeUpdate = Callable[[Transition, Noise], tuple[CriticGradients, ActorGradients]]
+"""Makes one update with a batch and its noise."""
+
+
 class SACModule(RLModule):
     """Soft actor-critic (Haarnoja et al. 2018, arXiv 1801.01290 and 1812.05905) with twin critics.
 
@@ -228,15 +232,10 @@ class SACModule(RLModule):
     @fast_products()
     def training_step(self, updates: Updates, batch_idx: int) -> None:
         """The gradient updates that follow one round of interaction."""
-        optimizers = self.update_optimizers()
         if batch_idx % ITEMS_TO_FLUSH == 0:
-            for optimizer in optimizers:
+            for optimizer in self.trainer.optimizers:
                 flush_denormals(optimizer)
-        update = (
-            self._compiled_update()
-            if self._updates_at_once
-            else partial(self.update, partial(self.descend, optimizers))
-        )
+        update = self._compiled_update() if self._updates_at_once else self._update_step_by_step()
         done: list[tuple[CriticGradients, ActorGradients]] = []
         for batch, noise in self.each_update(updates):
             done.append(update(batch, noise))
@@ -329,6 +328,9 @@ class SACModule(RLModule):
                 Noise(*(field[index] for field in updates.noise)),
             )
 
+    def _update_step_by_step(self) -> MakeUpdate:
+        return partial(self.update, partial(self.descend, self.update_optimizers()))
+
     def descend(self, optimizers: Sequence[Any], index: int, gradients: Sequence[Tensor], total: Tensor) -> None:
         """Averages the gradients over ranks and takes an optimizer's step.
 
@@ -385,7 +387,7 @@ class SACModule(RLModule):
             follower.copy_(torch.where(taken[-1], follower, old))
         return critic._replace(gradients=()), actor._replace(gradients=()), torch.stack(taken)
 
-    def _compiled_update(self) -> Callable[[Transition, Noise], tuple[CriticGradients, ActorGradients]]:
+    def _compiled_update(self) -> MakeUpdate:
         """`update_at_once` for the updates of an item."""
         optimizers = self.trainer.optimizers
         states = [adam_state(optimizer) for optimizer in optimizers]
