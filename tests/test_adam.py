@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lightning_rl.adam import adam_state, is_plain_adam, step_scales, take_step
 
@@ -38,6 +39,8 @@ def test_steps_are_those_of_pytorchs_optimizers(make: Callable[[Any], Optimizer]
             optimizer.param_groups[0]["lr"] = expected.param_groups[0]["lr"] = 0.0
         if t == 25:
             optimizer.param_groups[0]["lr"] = expected.param_groups[0]["lr"] = 3e-3
+        if t == 30:  # as a cycle of the momentum does
+            optimizer.param_groups[0]["betas"] = expected.param_groups[0]["betas"] = (0.8, 0.95)
         gradients = [torch.randn(each.shape, generator=random) for each in ours]
         take_step(adam_state(optimizer), step_scales([optimizer], [t])[0], gradients, TRUE)
         for parameter, gradient in zip(theirs, gradients, strict=True):
@@ -61,19 +64,26 @@ def test_a_step_that_is_not_allowed_changes_nothing() -> None:
     torch.testing.assert_close((weights, optimizer.state_dict()["state"]), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", [Adam, AdamW])
-def test_a_state_that_is_begun_is_one_before_the_first_step(kind: type[Adam]) -> None:
+def test_a_state_is_begun_where_there_is_none_and_nothing_else_changes() -> None:
     weights = parameters()
     before = deepcopy(weights)
-    optimizer = kind(weights, lr=1e-2, weight_decay=0.5, fused=True)
+    optimizer, fresh = Adam(weights, lr=1e-2, weight_decay=0.5, eps=0.0, fused=True), parameters()
+    kept = torch.ones_like(weights[0])
+    optimizer.state[weights[0]].update(step=torch.tensor(3.0), exp_avg=kept, exp_avg_sq=kept)
+    _ = optimizer.state[weights[1]]  # who looks there leaves an empty state behind
     state = adam_state(optimizer)
     torch.testing.assert_close(weights, before, rtol=0, atol=0)
-    remembered: list[Tensor] = [*state.exp_avgs, *state.exp_avg_sqs, *state.steps]
-    assert len(remembered) == 9
-    assert not any(each.any() for each in remembered)
-    assert optimizer.param_groups[0]["lr"] == 1e-2
-    assert all(weight.grad is None for weight in weights)
-    assert adam_state(optimizer).exp_avgs[0] is state.exp_avgs[0]
+    assert state.exp_avgs[0] is kept
+    assert [float(step) for step in state.steps] == [3, 0, 0]
+    begun: list[Tensor] = [*state.exp_avgs[1:], *state.exp_avg_sqs[1:]]
+    assert len(begun) == 4
+    assert not any(each.any() for each in begun)
+    assert adam_state(optimizer).exp_avgs[2] is state.exp_avgs[2]
+    expected = Adam(fresh, lr=1e-2)
+    for parameter in fresh:
+        parameter.grad = torch.ones_like(parameter)
+    expected.step()
+    assert expected.state[fresh[1]].keys() == optimizer.state[weights[1]].keys()
 
 
 def test_what_is_more_than_adam_in_float32_is_left_to_itself() -> None:
@@ -85,6 +95,12 @@ def test_what_is_more_than_adam_in_float32_is_left_to_itself() -> None:
         optimizer.register_step_post_hook(lambda *_: None)
         return optimizer
 
+    def remembering_float64(each: list[Parameter]) -> Adam:
+        optimizer = Adam(each)
+        adam_state(optimizer)
+        optimizer.state[each[0]]["step"] = torch.zeros((), dtype=torch.float64)
+        return optimizer
+
     weights = parameters()
     assert all(is_plain_adam(each) for each in (Adam(weights), AdamW(weights, fused=True)))
     others = [
@@ -93,7 +109,19 @@ def test_what_is_more_than_adam_in_float32_is_left_to_itself() -> None:
         hooked(weights),
         Adam(weights, amsgrad=True),
         Adam(weights, differentiable=True),
+        Adam(weights, betas=(torch.tensor(0.9), torch.tensor(0.999))),
+        remembering_float64(weights),
         Adam([{"params": weights[:1]}, {"params": weights[1:], "lr": 1e-2}]),
         Adam(parameters(torch.float64)),
     ]
     assert not any(is_plain_adam(each) for each in others)
+
+
+def test_hooks_of_all_optimizers_are_called_by_their_own_steps() -> None:
+    optimizer = Adam(parameters())
+    handle = register_optimizer_step_post_hook(lambda *_: None)
+    try:
+        assert not is_plain_adam(optimizer)
+    finally:
+        handle.remove()
+    assert is_plain_adam(optimizer)

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -36,6 +36,7 @@ class CriticGradients(NamedTuple):
     """What one batch says of the critics."""
 
     gradients: Sequence[Tensor]
+    """One for each parameter that learns; none after `SACModule.update_at_once`, which has used them."""
     total: Tensor
     """The sum of all of them, which is finite only if they are."""
     loss: Tensor
@@ -47,6 +48,7 @@ class ActorGradients(NamedTuple):
     """What one batch says of the actor."""
 
     gradients: Sequence[Tensor]
+    """One for each parameter that learns; none after `SACModule.update_at_once`, which has used them."""
     total: Tensor
     """The sum of all of them, which is finite only if they are."""
     loss: Tensor
@@ -95,9 +97,9 @@ class SACModule(RLModule):
             and only its indices and noise travel; a million of BipedalWalker-v3's transitions take 120 MB.
         steps_per_epoch: environment steps an epoch, over all ranks; an evaluation follows each epoch.
         eval_episodes: greedy episodes an evaluation, over all ranks.
-        compile: whether an update is compiled by ``torch.compile``, Adam's steps included on one CPU process: half a
-            minute at the beginning of a run for faster updates; needs a C++ compiler, and without one goes on
-            uncompiled.
+        compile: whether an update is compiled by ``torch.compile``, Adam's steps included in a run of one CPU process:
+            half a minute at the beginning for faster updates, and again whenever γ, τ, the target entropy or the
+            averaging changes. Needs a C++ compiler, and without one goes on uncompiled.
         optimizer: makes an optimizer from parameters, one each for critics, actor and temperature.
         lr_scheduler: makes a learning-rate schedule from an optimizer; it is stepped once an update (a
             ``ReduceLROnPlateau`` once an evaluation).
@@ -252,6 +254,9 @@ class SACModule(RLModule):
             descend: takes an optimizer's step: its index, gradients for its parameters, and the sum of all of them.
             batch: ``[batch, …]``.
             noise: ``[batch, action_size]`` each.
+
+        Returns:
+            What the batch said of critics and actor.
         """
         critic = self.critic_gradients(batch, noise.next)
         descend(CRITICS, critic.gradients, critic.total)
@@ -364,17 +369,17 @@ class SACModule(RLModule):
 
         Args:
             states: what the optimizers remember.
-            scales: of their next steps, ``[optimizers, 3]``.
+            scales: of their next steps, ``[optimizers, 6]``.
             batch: ``[batch, …]``.
             noise: ``[batch, action_size]`` each.
 
         Returns:
             What `update` gives, without the gradients, and ``[optimizers]`` booleans: whether each step was taken. From
-            the first gradient on that is not finite none is, and nothing changes any more.
+            the first gradient on that is not finite none is, and targets and averages stay as they were.
         """
         taken: list[Tensor] = []
-        networks = [self.target_critic, self.averaged_actor]
-        followers = [each for network in networks if network is not None for each in network.parameters()]
+        networks = [network for network in (self.target_critic, self.averaged_actor) if network is not None]
+        followers = [each for network in networks for each in (*network.parameters(), *network.buffers())]
         before = [follower.clone() for follower in followers]
 
         def descend(index: int, gradients: Sequence[Tensor], total: Tensor) -> None:
@@ -406,13 +411,13 @@ class SACModule(RLModule):
         return update
 
     def _may_update_at_once(self) -> bool:
-        """Whether it was compiled, and nobody waits for the optimizers' own steps: no rank, optimizer or hook."""
+        """Whether it was compiled, and nothing waits for the optimizers' steps: no rank, hook or class of one's own."""
         hook, trainer = "on_before_optimizer_step", cast(Any, self.trainer)  # whose annotations miss its callbacks
         return (
             "update_at_once" in self.__dict__
             and trainer.world_size == 1
             and all(map(is_plain_adam, trainer.optimizers))
-            and not is_overridden(hook, self, LightningModule)
+            and not any(is_overridden(name, self, SACModule) for name in ("descend", "apply_gradients", hook))
             and not any(is_overridden(hook, callback, Callback) for callback in trainer.callbacks)
         )
 

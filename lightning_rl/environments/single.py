@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -176,11 +177,12 @@ class CheckedEnvironment(gym.Env[Array, Any]):
         """One step; infos are left behind, because nothing downstream reads them."""
         self._steps += 1
         observation, reward, terminated, truncated, _ = self._env.step(action)
-        if not abs(float(reward)) <= FLOAT32_MAX:  # nor is what is not a number
+        number = math.nan if reward is None else float(reward)
+        if not abs(number) <= FLOAT32_MAX:  # false for NaN as well
             raise FaultyEnvironmentError(
                 f"{self._where()} returned the reward {reward}; a finite float32 number was expected."
             )
-        return self._checked(observation), float(reward), bool(terminated), bool(truncated), {}
+        return self._checked(observation), number, bool(terminated), bool(truncated), {}
 
     def close(self) -> None:
         """Closes the environment."""
