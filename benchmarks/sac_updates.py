@@ -34,7 +34,7 @@ def random_transitions() -> tuple[np.ndarray, ...]:
 
 
 def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
-    """`SACModule`'s update in a bare loop."""
+    """`SACModule`'s update in a bare loop, autocast as Lightning has it: without its cache."""
     from lightning_rl import SACModule
     from lightning_rl.adam import adam_state, step_scales
     from lightning_rl.compilation import compiled
@@ -60,7 +60,7 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
             module.update(partial(module.descend, optimizers), transitions, noise)
 
     def work(chunks: int) -> None:
-        with fast_products(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with fast_products(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
             for _ in range(chunks):
                 sample = buffer.sample(CHUNK, batch, random)
                 noise = torch.randn(2, CHUNK, batch, ACTION, generator=random)
