@@ -482,7 +482,8 @@ class RLModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Forgets the episodes that the item before reported."""
-        self.ended_episodes = ()
+        if self.ended_episodes:
+            self.ended_episodes = ()
 
     def report(self, values: Mapping[str, float]) -> None:
         """Gives values to callbacks, progress bar and loggers, with the training episodes that ended meanwhile."""

@@ -47,7 +47,7 @@ class Interruption(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Leaves after this item, unless an evaluation or the epoch's end belongs to it."""
-        if not trainer.is_last_batch and not evaluation_follows(trainer):
+        if self._may_leave(trainer) and not trainer.is_last_batch and not evaluation_follows(trainer):
             self._leave(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,6 +76,10 @@ class Interruption(Checkpoint):
         then = "saving last.ckpt and leaving" if self.saves else "leaving; no checkpoint is kept"
         rank_zero_info(f"\n{signal.Signals(number).name}: finishing the current item, then {then}. Once more: at once.")
         self._give_back()
+
+    def _may_leave(self, trainer: Trainer) -> bool:
+        """Whether there is anything to ask: this is known at once where there is one rank, and no agent to lose."""
+        return self._received is not None or self._agent is not None or trainer.world_size > 1
 
     def _leave(self, trainer: Trainer) -> None:
         if self._agent is not None and os.getppid() != self._agent:
