@@ -61,8 +61,8 @@ def adam_state(optimizer: Optimizer) -> AdamState:
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-    # A learning-rate schedule would warn that it goes on before the optimizer's own step was called.
-    optimizer._opt_called = True  # type: ignore[attr-defined]
+    # Else a learning-rate schedule warns that no step was taken before its own: it asks whether `step` was called.
+    vars(optimizer)["_opt_called"] = True
     return AdamState(
         parameters=group["params"],
         exp_avgs=[state["exp_avg"] for state in states],
@@ -106,7 +106,7 @@ def take_step(state: AdamState, scales: Tensor, gradients: Sequence[Tensor], all
         gradients: one for each parameter.
         allowed: ``[]``, boolean; where it is false nothing changes.
     """
-    lr, step_size, correction, new1, beta2, new2 = scales.unbind()
+    lr, step_size, correction, one_minus_beta1, beta2, one_minus_beta2 = scales.unbind()
     for weight, first, second, step, gradient in zip(
         state.parameters, state.exp_avgs, state.exp_avg_sqs, state.steps, gradients, strict=True
     ):
@@ -114,8 +114,8 @@ def take_step(state: AdamState, scales: Tensor, gradients: Sequence[Tensor], all
         if not state.decouples_decay:
             g = g + state.weight_decay * weight
         kept = weight - lr * state.weight_decay * weight if state.decouples_decay else weight
-        new_first = first.lerp(g, new1)
-        new_second = beta2 * second + new2 * g * g
+        new_first = first.lerp(g, one_minus_beta1)
+        new_second = beta2 * second + one_minus_beta2 * g * g
         new_weight = kept - step_size * new_first / (new_second.sqrt() / correction + state.eps)
         for old, new in ((weight, new_weight), (first, new_first), (second, new_second), (step, step + 1)):
             old.copy_(torch.where(allowed, new, old))

@@ -3,7 +3,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -412,7 +412,8 @@ class SACModule(RLModule):
 
     def _may_update_at_once(self) -> bool:
         """Whether it was compiled, and nothing waits for the optimizers' steps: no rank, hook or class of one's own."""
-        hook, trainer = "on_before_optimizer_step", cast(Any, self.trainer)  # whose annotations miss its callbacks
+        trainer: Any = self.trainer  # whose own annotations miss its callbacks
+        hook = "on_before_optimizer_step"
         return (
             "update_at_once" in self.__dict__
             and trainer.world_size == 1
