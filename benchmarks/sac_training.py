@@ -3,9 +3,10 @@
     python benchmarks/sac_training.py results/sac-training
 
 Stepping, acting, replay, updates and logging included; evaluation, warm-up and compilation left out. BipedalWalker-v3,
-batch 256, nets 256 × 256, learning rate 3e-4: one environment with an update a step, and 16 environments with 8 updates
-a round of 16 steps. The trainer's share is what the same rounds and updates take less when they are called one after
-another in a bare loop, in the same process, without Lightning's loops, callbacks and loggers.
+batch 256, nets 256 × 256, learning rate 3e-4: one environment with an update a step, of which an item of Lightning's
+loop carries 16, and 16 environments with 8 updates a round of 16 steps. The trainer's share is what the same rounds and
+updates take less when they are called one after another in a bare loop, in the same process, without Lightning's loops,
+callbacks and loggers.
 """
 
 import argparse
@@ -16,9 +17,10 @@ from typing import Any
 from contest import Bare, Contest, Training, Work, machine, markdown, ratio, save
 
 WARM_UP = 1008
+SIZES = ((1, 1, 1, 16), (16, 16, 8, 1))  # environments, steps and updates a round, rounds an item
 
 
-def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool) -> Training:
+def ours(num_envs: int, train_freq: int, gradient_steps: int, rounds_per_item: int, compile: bool) -> Training:
     """`SACModule` under ``Trainer.fit``."""
     from lightning_rl import SACModule
 
@@ -26,15 +28,17 @@ def ours(num_envs: int, train_freq: int, gradient_steps: int, compile: bool) -> 
         num_envs=num_envs,
         train_freq=train_freq,
         gradient_steps=gradient_steps,
+        rounds_per_item=rounds_per_item,
         learning_starts=WARM_UP,
         buffer_size=320_000,
         compile=compile,
-        steps_per_epoch=10_000_000 * train_freq,
+        steps_per_epoch=10_000_000 * train_freq * rounds_per_item,
     )
-    return Training(module, log_every_n_steps=1_000, warm_up=WARM_UP // train_freq + 1)
+    per_item = train_freq * rounds_per_item
+    return Training(module, log_every_n_steps=1_000 // rounds_per_item, warm_up=WARM_UP // per_item + 1)
 
 
-def stable_baselines(library: str, num_envs: int, train_freq: int, gradient_steps: int) -> Work:
+def stable_baselines(library: str, num_envs: int, train_freq: int, gradient_steps: int, rounds_per_item: int) -> Work:
     """Stable-Baselines3's or SBX's ``learn``, which goes on where it stopped."""
     from stable_baselines3.common.env_util import make_vec_env
 
@@ -56,8 +60,8 @@ def stable_baselines(library: str, num_envs: int, train_freq: int, gradient_step
     )
     model.learn(WARM_UP + train_freq)
 
-    def work(rounds: int) -> None:
-        model.learn(rounds * train_freq, reset_num_timesteps=False)
+    def work(items: int) -> None:
+        model.learn(items * rounds_per_item * train_freq, reset_num_timesteps=False)
 
     return work
 
@@ -70,7 +74,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of one turn")
     arguments = parser.parse_args()
     results = []
-    for size in ((1, 1, 1), (16, 16, 8)):
+    for size in SIZES:
+        steps = size[1] * size[3]
         contest = Contest(
             {
                 "compiled": (ours, (*size, True)),
@@ -85,21 +90,22 @@ def main() -> None:
         contest.close()
         results.append(
             {
-                **dict(zip(("num_envs", "train_freq", "gradient_steps"), size, strict=True)),
-                "steps_per_second": {name: round(statistics.median(r) * size[1], 1) for name, r in rates.items()},
+                **dict(zip(("num_envs", "train_freq", "gradient_steps", "rounds_per_item"), size, strict=True)),
+                "steps_per_second": {name: round(statistics.median(r) * steps, 1) for name, r in rates.items()},
                 "compiled_to": {name: ratio(rates, "compiled", name) for name in rates if name != "compiled"},
                 "trainers_share": round(1 - ratio(rates, "compiled", "compiled, bare loop"), 3),
                 "preparation_s": contest.preparation,
-                "rounds": {name: [round(rate * size[1], 1) for rate in r] for name, r in rates.items()},
+                "rounds": {name: [round(rate * steps, 1) for rate in r] for name, r in rates.items()},
             }
         )
     names = list(results[0]["steps_per_second"])
     table = markdown(
-        ["environments", "updates a round", *(f"{name}, steps/s" for name in names), "to SBX", "to SB3", "trainer"],
+        ["environments", "updates a round", "rounds an item", *(f"{name}, steps/s" for name in names), "to SBX", "to SB3", "trainer"],
         [
             [
                 r["num_envs"],
                 r["gradient_steps"],
+                r["rounds_per_item"],
                 *(r["steps_per_second"][name] for name in names),
                 *(r["compiled_to"][name] for name in ("SBX", "SB3")),
                 f"{r['trainers_share']:.1%}",

@@ -148,6 +148,7 @@ class RLModule(LightningModule):
         self.eval_episodes = eval_episodes
         self.environment = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps)
         self.observation_space, self.action_space, self.time_limit = spaces(self.environment)
+        self._action_shape = (-1, *(self.action_space.shape or ()))
         if backend == "envpool":
             require_envpool(self.environment)
         self.experience: Experience | None = None
@@ -237,7 +238,7 @@ class RLModule(LightningModule):
         return self.dtype
 
     def _environment_actions(self, action: Tensor) -> Actions:
-        return action.cpu().numpy().astype(self.action_space.dtype).reshape(-1, *(self.action_space.shape or ()))
+        return action.cpu().numpy().astype(self.action_space.dtype, copy=False).reshape(self._action_shape)
 
     # The run: its seed, its environments, its experience.
 
@@ -309,11 +310,11 @@ class RLModule(LightningModule):
     def train_dataloader(self) -> EpochStream[Any]:
         """An epoch of `steps_per_epoch` environment steps, as rounds of interaction."""
         assert self.experience is not None
-        per_round = self.experience.steps_per_round * self.trainer.world_size
+        per_item = self.experience.steps_per_round * self.rounds_per_item * self.trainer.world_size
         require_multiple(
-            steps_per_epoch=(self.steps_per_epoch, "the environment steps of a round over all ranks", per_round)
+            steps_per_epoch=(self.steps_per_epoch, "the environment steps of an item over all ranks", per_item)
         )
-        return EpochStream(self.next_item, self.steps_per_epoch // per_round)
+        return EpochStream(self.next_item, self.steps_per_epoch // per_item)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """An item that lies in the host's memory is where the CPU needs it: Lightning need not look through it."""
@@ -462,6 +463,9 @@ class RLModule(LightningModule):
         return schedulers if isinstance(schedulers, list) else [schedulers]
 
     # Logging and checkpoints.
+
+    rounds_per_item = 1
+    """Rounds of interaction that one item of the stream carries."""
 
     updates_per_item = 1
     """Updates that one item of the stream carries."""

@@ -26,7 +26,7 @@ from lightning_rl.experience import Noise, ReplayBuffer, ReplayExperience, Trans
 from lightning_rl.networks import DoubleCritic, GaussianNetwork, SquashedGaussianActor, track
 from lightning_rl.products import fast_products
 
-ITEMS_TO_FLUSH = 50  # it takes as long as a fifth of an update; numbers become denormal after hundreds of them
+ROUNDS_TO_FLUSH = 50  # it takes as long as a fifth of an update; numbers become denormal after hundreds of them
 COMPILED = ("critic_gradients", "actor_gradients", "update_at_once")
 OPTIMIZED = ("critics", "actor", "temperature")
 CRITICS, ACTOR, TEMPERATURE = range(3)
@@ -89,6 +89,9 @@ class SACModule(RLModule):
         learning_starts: environment steps with uniformly random actions before the first update, per rank.
         train_freq: environment steps a round, over the environments of one rank.
         gradient_steps: updates after each round; -1 means as many as the round had steps.
+        rounds_per_item: rounds that one item of Lightning's loop carries, each with its updates. What is learned stays
+            the same: it saves what the loop costs an item, where a round is short. Hooks, logging and limits count
+            items.
         noise_correlation: correlation ρ of successive exploration noise, in [0, 1); 0 is white noise.
         actor_averaging: rate at which a second actor follows the actor, per update: it is then the one that is
             validated, tested and exported, while the actor itself explores; 0 means none.
@@ -133,6 +136,7 @@ class SACModule(RLModule):
         learning_starts: int = 10_000,
         train_freq: int = 16,
         gradient_steps: int = 10,
+        rounds_per_item: int = 1,
         noise_correlation: float = 0.9,
         actor_averaging: float = 0.0,
         save_replay_buffer: bool = True,
@@ -161,7 +165,7 @@ class SACModule(RLModule):
         self._store_plain_hyperparameters()
         action_space = _bounded(self.environment.name, self.action_space)
         require_integer(1, hidden_sizes=hidden_sizes, batch_size=batch_size)
-        require_integer(1, buffer_size=buffer_size, train_freq=train_freq)
+        require_integer(1, buffer_size=buffer_size, train_freq=train_freq, rounds_per_item=rounds_per_item)
         require_integer(0, learning_starts=learning_starts)
         require_integer(-1, gradient_steps=gradient_steps)
         require_within(0, 1, gamma=gamma, tau=tau, actor_averaging=actor_averaging)
@@ -183,7 +187,8 @@ class SACModule(RLModule):
         self.learning_starts = learning_starts
         self.train_freq = train_freq
         self.gradient_steps = train_freq if gradient_steps == -1 else gradient_steps
-        self.updates_per_item = self.gradient_steps
+        self.rounds_per_item = rounds_per_item
+        self.updates_per_item = self.gradient_steps * rounds_per_item
         self.noise_correlation = noise_correlation
         self.actor_averaging = actor_averaging
         self.save_replay_buffer = save_replay_buffer
@@ -231,19 +236,26 @@ class SACModule(RLModule):
 
     # The update, in the order of the slides.
 
-    @fast_products()
     def training_step(self, updates: Updates, batch_idx: int) -> None:
-        """The gradient updates that follow one round of interaction."""
-        if batch_idx % ITEMS_TO_FLUSH == 0:
+        """The gradient updates that follow one round of interaction, and the item's other rounds."""
+        if batch_idx % max(1, ROUNDS_TO_FLUSH // self.rounds_per_item) == 0:
             for optimizer in self.trainer.optimizers:
                 flush_denormals(optimizer)
         update = self._compiled_update() if self._updates_at_once else self._update_step_by_step()
+        done = self.learn_from(updates, update)
+        while self.item_goes_on():
+            done += self.learn_from(self.trainer.strategy.batch_to_device(self.next_item()), update)
+        if self.is_logging_step():
+            self.report(self.summary(done))
+
+    @fast_products()
+    def learn_from(self, updates: Updates, update: MakeUpdate) -> list[tuple[CriticGradients, ActorGradients]]:
+        """The gradient updates that follow one round of interaction."""
         done: list[tuple[CriticGradients, ActorGradients]] = []
         for batch, noise in self.each_update(updates):
             done.append(update(batch, noise))
             self.step_schedules()
-        if self.is_logging_step():
-            self.report(self.summary(done))
+        return done
 
     def update(
         self, descend: Callable[[int, Sequence[Tensor], Tensor], None], batch: Transition, noise: Noise
@@ -421,6 +433,15 @@ class SACModule(RLModule):
             and not any(is_overridden(name, self, SACModule) for name in ("descend", "apply_gradients", hook))
             and not any(is_overridden(hook, callback, Callback) for callback in trainer.callbacks)
         )
+
+    def item_goes_on(self) -> bool:
+        """Whether more rounds belong to this item: it ends where its number of rounds divides those of the run.
+
+        So it does when an item was broken off in the middle, and goes on in a resumed run.
+        """
+        assert self.experience is not None
+        per_round, steps = self.experience.steps_per_round, self.experience.collector.steps
+        return steps % (per_round * self.rounds_per_item) >= per_round and self.updates_left() != 0
 
     def updates_left(self) -> int | None:
         """How many updates ``max_steps`` still allows, if it is set."""

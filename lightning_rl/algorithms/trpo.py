@@ -222,6 +222,7 @@ class TRPOModule(RLModule):
             self.observation_size + value_sees_time, value_sizes, activation, bool(normalize_observations)
         )
         self._policy_at_rest: Callable[[Tensor, Tensor], Tensor] | None = None
+        self._units_at_rest: Callable[[Tensor], Tensor] | None = None
         self.unusable_in_a_row = 0
         self.unusable = 0
 
@@ -416,24 +417,34 @@ class TRPOModule(RLModule):
 
     def next_item(self) -> Rollout:
         """A rollout of the policy, which stays as it is meanwhile."""
-        self._policy_at_rest = self.policy.at_rest()
+        self._policy_at_rest = self._for_host(self.policy.at_rest())
+        self._units_at_rest = self._for_host(self.policy.to_environment_at_rest())
         try:
             rollout: Rollout = super().next_item()
         finally:
-            self._policy_at_rest = None
+            self._policy_at_rest = self._units_at_rest = None
         return rollout
 
-    @torch.no_grad()
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Sampled actions; tensors live on the CPU, where the environments are."""
-        explore = self._policy_at_rest or self.policy.explore
-        device, dtype = self.device, self.parameter_dtype
-        return explore(observation.to(device, dtype), noise.to(device, dtype)).cpu()
+        if self._policy_at_rest is not None:
+            return self._policy_at_rest(observation, noise)
+        with torch.no_grad():
+            return self._for_host(self.policy.explore)(observation, noise)
 
-    @torch.no_grad()
     def environment_units(self, action: Tensor) -> Actions:
         """Sampled actions as the environments take them."""
-        return self._environment_actions(self.policy.to_environment(action.to(self.device)))
+        if self._units_at_rest is not None:
+            return self._environment_actions(self._units_at_rest(action))
+        with torch.no_grad():
+            return self._environment_actions(self._for_host(self.policy.to_environment)(action))
+
+    def _for_host(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """What computes on this module's device, in its precision, for tensors that live on the CPU."""
+        device, dtype = self.device, self.parameter_dtype
+        if device.type == "cpu" and dtype == torch.float32:
+            return function
+        return lambda *given: function(*(t.to(device, dtype if t.is_floating_point() else None) for t in given)).cpu()
 
     @torch.no_grad()
     def log_prob_of(self, observation: Tensor, action: Tensor) -> Tensor:

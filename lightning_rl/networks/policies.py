@@ -64,6 +64,10 @@ class Policy(nn.Module, ABC):
         parameters = self._parameters_at_rest()
         return lambda observation, noise: self.sample(parameters(observation), noise)
 
+    def to_environment_at_rest(self) -> Callable[[Tensor], Tensor]:
+        """`to_environment`, to be used for as long as nothing of the policy changes."""
+        return self.to_environment
+
     def mode_at_rest(self) -> Callable[[Tensor], Tensor]:
         """The mode, to be used for as long as nothing changes, ``[…, observation_size]`` to ``[…, action_size]``."""
         parameters = self._parameters_at_rest()

@@ -1,0 +1,136 @@
+"""Items of several rounds are the same run as items of one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from lightning_rl import SACModule
+from lightning_rl.environments import EnvironmentLostError
+from lightning_rl.loggers import CSVLogger
+
+SAC = Callable[..., SACModule]
+MakeTrainer = Callable[..., Trainer]
+LEARNED = ("state_dict", "optimizer_states", "global_step", "epoch")
+
+
+class Counts(Callback):
+    """Environment steps at the end of every item."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: SACModule, *_: Any) -> None:
+        self.steps.append(pl_module.environment_steps)
+
+
+def learned(trainer: Trainer) -> list[Any]:
+    """What a run has learned, and lived through, as plain numbers."""
+    trainer.save_checkpoint("state.ckpt", weights_only=False)
+    checkpoint = torch.load("state.ckpt", weights_only=True)
+    buffer = checkpoint["experience"]["buffer"]
+    return [checkpoint[name] for name in LEARNED] + [buffer, checkpoint["lightning_rl"]["environment_steps"]]
+
+
+@pytest.fixture
+def run(small_sac: SAC, quiet_trainer: MakeTrainer) -> Callable[..., tuple[Trainer, Counts]]:
+    """Trains with rounds of four steps and two updates, forty of them an epoch."""
+
+    def train(
+        rounds_per_item: int, checkpoint: str | Path | None = None, prepare: Any = None, **settings: Any
+    ) -> tuple[Trainer, Counts]:
+        seed_everything(2)
+        counts = Counts()
+        module = small_sac(train_freq=4, gradient_steps=2, rounds_per_item=rounds_per_item)
+        if prepare is not None:
+            prepare(module)
+        settings = {"max_epochs": 2, "logger": CSVLogger(".", version="run"), "callbacks": [counts], **settings}
+        trainer = quiet_trainer(**settings)
+        trainer.fit(module, ckpt_path=checkpoint)
+        return trainer, counts
+
+    return train
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return torch.equal(left, right) if isinstance(left, torch.Tensor) else bool(left == right)
+
+
+def test_several_rounds_an_item_learn_what_single_ones_do(run: Callable[..., tuple[Trainer, Counts]]) -> None:
+    (one, each), (several, every_fifth) = run(1), run(5)
+    assert each.steps == list(range(4, 324, 4))
+    assert every_fifth.steps == list(range(20, 340, 20))
+    assert several.global_step == 2 * (80 - 7)  # 28 steps of warm-up
+    assert same(learned(one), learned(several))
+
+
+@pytest.mark.parametrize("limit", [1, 6, 7])
+def test_max_steps_ends_an_item_early(run: Callable[..., tuple[Trainer, Counts]], limit: int) -> None:
+    (one, each), (several, _) = run(1, max_steps=limit), run(5, max_steps=limit)
+    assert several.global_step == limit
+    assert each.steps[-1] == several.lightning_module.environment_steps
+    assert same(learned(one), learned(several))
+
+
+@pytest.mark.parametrize("lost_at", [40, 48, 54])  # an item's first round, its third, the middle of its fourth
+def test_an_item_that_was_broken_off_goes_on_where_it_was(
+    run: Callable[..., tuple[Trainer, Counts]], lost_at: int
+) -> None:
+    unbroken, every_item = run(5)
+
+    def breaks(module: SACModule) -> None:
+        make = module.make_experience
+
+        def fragile(run_seed: int) -> Any:
+            experience = make(run_seed)
+            step = experience.collector.step
+
+            def lost(actions: np.ndarray) -> Any:
+                if experience.collector.steps == lost_at:
+                    raise EnvironmentLostError({}, 2)
+                return step(actions)
+
+            experience.collector.step = lost
+            return experience
+
+        module.make_experience = fragile
+
+    with pytest.raises(EnvironmentLostError):
+        run(5, prepare=breaks)
+    Path("lightning_logs/run/checkpoints").rename("kept")
+    assert torch.load("kept/last.ckpt", weights_only=True)["lightning_rl"]["environment_steps"] == lost_at
+    resumed, counts = run(5, "kept/last.ckpt")
+    assert counts.steps == [steps for steps in every_item.steps if steps > lost_at]
+    assert resumed.global_step == unbroken.global_step
+
+
+def test_rounds_that_are_not_counted_from_zero_make_items_too(run: Callable[..., tuple[Trainer, Counts]]) -> None:
+    """As after a change of the number of ranks."""
+
+    def later(module: SACModule) -> None:
+        make = module.make_experience
+
+        def experience(run_seed: int) -> Any:
+            made = make(run_seed)
+            made.collector.steps = 6
+            return made
+
+        module.make_experience = experience
+
+    _, counts = run(5, prepare=later, max_epochs=1)
+    assert counts.steps == [22, *range(42, 182, 20)]
+
+
+def test_an_epoch_has_whole_items(run: Callable[..., tuple[Trainer, Counts]]) -> None:
+    with pytest.raises(ValueError, match="steps_per_epoch=160: a multiple of the environment steps of an item"):
+        run(3)
+    with pytest.raises(ValueError, match="rounds_per_item=0"):
+        run(0)
