@@ -99,8 +99,9 @@ def main() -> None:
             }
         )
     names = list(results[0]["steps_per_second"])
+    sizes = ["environments", "updates a round", "rounds an item"]
     table = markdown(
-        ["environments", "updates a round", "rounds an item", *(f"{name}, steps/s" for name in names), "to SBX", "to SB3", "trainer"],
+        [*sizes, *(f"{name}, steps/s" for name in names), "to SBX", "to SB3", "trainer"],
         [
             [
                 r["num_envs"],

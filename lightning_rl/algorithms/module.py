@@ -3,7 +3,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -89,6 +89,15 @@ class Experience(Protocol):
         ...
 
 
+class Acting(NamedTuple):
+    """How a policy explores."""
+
+    explore: Callable[[Tensor, Tensor], Tensor]
+    """``[n, observation_size]`` and ``[n, noise_size]`` to sampled actions, ``[n, action_size]``."""
+    to_environment: Callable[[Tensor], Tensor]
+    """Sampled actions in the environment's units, ``[n, action_size]``."""
+
+
 class RLModule(LightningModule):
     """What SAC and TRPO share: environments, evaluation, counting, logging and checkpoints.
 
@@ -152,6 +161,7 @@ class RLModule(LightningModule):
         if backend == "envpool":
             require_envpool(self.environment)
         self.experience: Experience | None = None
+        self._policy_at_rest: Acting | None = None  # while a round is lived through
         self._loaded_steps: int | None = None  # of the checkpoint whose weights the module holds
         self._loaded_random: dict[str, Tensor] | None = None  # of the checkpoint from which training is about to go on
         self._evaluation_environments: list[CheckedEnvironment] = []
@@ -177,6 +187,14 @@ class RLModule(LightningModule):
     @abstractmethod
     def greedy_policy(self) -> nn.Module:
         """``[n, observation_size]`` to the best actions known, ``[n, action_size]``, in the environment's units."""
+
+    @abstractmethod
+    def acting(self) -> Acting:
+        """How training acts, on this module's device."""
+
+    @abstractmethod
+    def acting_at_rest(self) -> Acting:
+        """The same in less time, for as long as no parameter is replaced and no hook is added."""
 
     @abstractmethod
     def sampled_action(self, observation: Tensor) -> Tensor:
@@ -330,16 +348,41 @@ class RLModule(LightningModule):
         """
         assert self.experience is not None
         lost: EnvironmentLostError | None = None
+        explore, to_environment = self.acting_at_rest()
+        self._policy_at_rest = Acting(self._for_host(explore), self._for_host(to_environment))
         try:
             self.experience.interact()
         except EnvironmentLostError as error:
             lost = error
+        finally:
+            self._policy_at_rest = None
         if self.backend == "async" and self.trainer.world_size > 1:  # no other backend loses environments
             lost = self._lost_anywhere(lost)
         if lost is not None:
             lost.everywhere = True
             raise lost
         return self.experience.draw()
+
+    def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """Sampled actions for training; tensors live on the CPU, where the environments are."""
+        if self._policy_at_rest is not None:
+            return self._policy_at_rest.explore(observation, noise)
+        with torch.no_grad():
+            return self._for_host(self.acting().explore)(observation, noise)
+
+    def environment_units(self, action: Tensor) -> Actions:
+        """Sampled actions as the environments take them."""
+        if self._policy_at_rest is not None:
+            return self._environment_actions(self._policy_at_rest.to_environment(action))
+        with torch.no_grad():
+            return self._environment_actions(self._for_host(self.acting().to_environment)(action))
+
+    def _for_host(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """What computes on this module's device, in its precision, for tensors that live on the CPU."""
+        device, dtype = self.device, self.parameter_dtype
+        if device.type == "cpu" and dtype == torch.float32:
+            return function
+        return lambda *given: function(*(t.to(device, dtype if t.is_floating_point() else None) for t in given)).cpu()
 
     def _lost_anywhere(self, ours: EnvironmentLostError | None) -> EnvironmentLostError | None:
         strategy = self.trainer.strategy

@@ -17,11 +17,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_rl.adam import AdamState, adam_state, is_plain_adam, step_scales, take_step
 from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_within
-from lightning_rl.algorithms.module import RLModule
+from lightning_rl.algorithms.module import Acting, RLModule
 from lightning_rl.compilation import can_compile, compiled
 from lightning_rl.denormals import flush_denormals
 from lightning_rl.distributed import average
-from lightning_rl.environments import Actions
 from lightning_rl.experience import Noise, ReplayBuffer, ReplayExperience, Transition, Updates
 from lightning_rl.networks import DoubleCritic, GaussianNetwork, SquashedGaussianActor, track
 from lightning_rl.products import fast_products
@@ -244,7 +243,7 @@ class SACModule(RLModule):
         update = self._compiled_update() if self._updates_at_once else self._update_step_by_step()
         done = self.learn_from(updates, update)
         while self.item_goes_on():
-            done += self.learn_from(self.trainer.strategy.batch_to_device(self.next_item()), update)
+            done += self.learn_from(self.next_round(), update)
         if self.is_logging_step():
             self.report(self.summary(done))
 
@@ -434,6 +433,13 @@ class SACModule(RLModule):
             and not any(is_overridden(hook, callback, Callback) for callback in trainer.callbacks)
         )
 
+    def next_round(self) -> Updates:
+        """Another round of interaction for the same item, as the stream would give it."""
+        with torch.autocast(self.device.type, enabled=False):  # a policy acts in its parameters' own precision
+            updates = self.next_item()
+        moved: Updates = self.trainer.strategy.batch_to_device(updates)
+        return moved
+
     def item_goes_on(self) -> bool:
         """Whether more rounds belong to this item: it ends where its number of rounds divides those of the run.
 
@@ -491,16 +497,13 @@ class SACModule(RLModule):
         noise = torch.randn(len(observation), self.action_size, dtype=self.parameter_dtype, device=self.device)
         return self.actor.to_environment(self.actor.explore(observation, noise))
 
-    @torch.no_grad()
-    def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """Normalised training actions; tensors live on the CPU, where the environments are."""
-        action = self.actor.explore(*(t.to(self.device, self.parameter_dtype) for t in (observation, noise)))
-        return action.to("cpu", torch.float32)
+    def acting_at_rest(self) -> Acting:
+        """The actor's ways to explore."""
+        return Acting(self.actor.explore_at_rest(), self.actor.to_environment_at_rest())
 
-    @torch.no_grad()
-    def environment_units(self, action: Tensor) -> Actions:
-        """Normalised actions as the environments take them."""
-        return self._environment_actions(self.actor.to_environment(action.to(self.device, self.parameter_dtype)))
+    def acting(self) -> Acting:
+        """The actor's ways to explore, whatever becomes of it."""
+        return Acting(self.actor.explore, self.actor.to_environment)
 
     # The experience.
 

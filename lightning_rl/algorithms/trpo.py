@@ -15,9 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.functional import explained_variance
 
 from lightning_rl.algorithms.hyperparameters import require_integer, require_within
-from lightning_rl.algorithms.module import RLModule
+from lightning_rl.algorithms.module import Acting, RLModule
 from lightning_rl.distributed import average
-from lightning_rl.environments import Actions
 from lightning_rl.experience import ExplorationNoise
 from lightning_rl.experience.returns import generalized_advantages, monte_carlo_returns
 from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
@@ -221,8 +220,6 @@ class TRPOModule(RLModule):
         self.value = ValueNetwork(
             self.observation_size + value_sees_time, value_sizes, activation, bool(normalize_observations)
         )
-        self._policy_at_rest: Callable[[Tensor, Tensor], Tensor] | None = None
-        self._units_at_rest: Callable[[Tensor], Tensor] | None = None
         self.unusable_in_a_row = 0
         self.unusable = 0
 
@@ -415,36 +412,13 @@ class TRPOModule(RLModule):
         noise = self.policy.draw_noise([len(observation)], torch.default_generator)
         return self.policy.to_environment(self.policy.sample(self.policy(observation), noise.to(observation)))
 
-    def next_item(self) -> Rollout:
-        """A rollout of the policy, which stays as it is meanwhile."""
-        self._policy_at_rest = self._for_host(self.policy.at_rest())
-        self._units_at_rest = self._for_host(self.policy.to_environment_at_rest())
-        try:
-            rollout: Rollout = super().next_item()
-        finally:
-            self._policy_at_rest = self._units_at_rest = None
-        return rollout
+    def acting_at_rest(self) -> Acting:
+        """The policy's ways to explore, which stay the same for a whole rollout."""
+        return Acting(self.policy.at_rest(), self.policy.to_environment_at_rest())
 
-    def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """Sampled actions; tensors live on the CPU, where the environments are."""
-        if self._policy_at_rest is not None:
-            return self._policy_at_rest(observation, noise)
-        with torch.no_grad():
-            return self._for_host(self.policy.explore)(observation, noise)
-
-    def environment_units(self, action: Tensor) -> Actions:
-        """Sampled actions as the environments take them."""
-        if self._units_at_rest is not None:
-            return self._environment_actions(self._units_at_rest(action))
-        with torch.no_grad():
-            return self._environment_actions(self._for_host(self.policy.to_environment)(action))
-
-    def _for_host(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """What computes on this module's device, in its precision, for tensors that live on the CPU."""
-        device, dtype = self.device, self.parameter_dtype
-        if device.type == "cpu" and dtype == torch.float32:
-            return function
-        return lambda *given: function(*(t.to(device, dtype if t.is_floating_point() else None) for t in given)).cpu()
+    def acting(self) -> Acting:
+        """The policy's ways to explore, whatever becomes of it."""
+        return Acting(self.policy.explore, self.policy.to_environment)
 
     @torch.no_grad()
     def log_prob_of(self, observation: Tensor, action: Tensor) -> Tensor:

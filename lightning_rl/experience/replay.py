@@ -126,24 +126,27 @@ class ReplayBuffer:
         Returns:
             ``[updates, batch_size, …]``.
         """
-        drawn = torch.randint(self.size, (updates * batch_size,), generator=random)
+        # In NumPy, where a few hundred indices take a third of the time that PyTorch's calls do.
+        drawn = torch.randint(self.size, (updates * batch_size,), generator=random).numpy()
         row = (self._head - self._filled + drawn // self.num_envs) % self.rows
         column = drawn % self.num_envs
         start = row * self.num_envs + column
         following = (row + 1) % self.rows * self.num_envs + column
-        ending = _gather(self.ending, start)
-        (ended,) = torch.where(ending >= 0)
-        last = ending[ended].long() % len(self.last_observation)
-        start, following, ended, last = (index.to(self.reward.device) for index in (start, following, ended, last))
-        next_observation = _gather(self.observation, following)
-        next_observation[ended] = self.last_observation[last]
+        ending = self.ending.numpy().reshape(-1)[start]
+        (ended,) = np.nonzero(ending >= 0)
+        last = ending[ended].astype(np.int64) % len(self.last_observation)
+        here, there, at_end, its_last = (
+            torch.from_numpy(index).to(self.reward.device) for index in (start, following, ended, last)
+        )
+        next_observation = _gather(self.observation, there)
+        next_observation[at_end] = self.last_observation[its_last]
         shape = (updates, batch_size)
         return Transition(
-            observation=_gather(self.observation, start).unflatten(0, shape),
-            action=_gather(self.action, start).unflatten(0, shape),
-            reward=_gather(self.reward, start).unflatten(0, shape),
+            observation=_gather(self.observation, here).unflatten(0, shape),
+            action=_gather(self.action, here).unflatten(0, shape),
+            reward=_gather(self.reward, here).unflatten(0, shape),
             next_observation=next_observation.unflatten(0, shape),
-            terminated=_gather(self.terminated, start).unflatten(0, shape),
+            terminated=_gather(self.terminated, here).unflatten(0, shape),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name that the field knows it by)
 
 from lightning_rl.networks.bounds import inner_bounds
-from lightning_rl.networks.mlp import at_rest, has_hooks, mlp
+from lightning_rl.networks.mlp import chain, has_hooks, mlp
 
 LOG_STD_MIN = -20.0
 LOG_STD_MAX = 2.0
@@ -101,8 +101,30 @@ class SquashedGaussianActor(nn.Module):
         network = self.network
         if type(network) is not GaussianNetwork or has_hooks(self):
             return self
-        mean = at_rest(nn.Sequential(*network.trunk, network.mean))
+        mean = chain([*network.trunk, network.mean])
         return lambda observation: self.to_environment(mean(observation).to(self.low.dtype).tanh())
+
+    def explore_at_rest(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """`explore`, to be used for as long as no parameter is replaced: the same numbers in less time.
+
+        Returns:
+            ``[…, observation_size]`` and ``[…, action_size]`` to ``[…, action_size]``.
+        """
+        network = self.network
+        if type(network) is not GaussianNetwork or has_hooks(self):
+            return self.explore
+        trunk, mean, log_std = chain(network.trunk), chain([network.mean]), chain([network.log_std])
+
+        def explore(observation: Tensor, noise: Tensor) -> Tensor:
+            features = trunk(observation)
+            return (mean(features) + log_std(features).clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * noise).tanh()
+
+        return explore
+
+    def to_environment_at_rest(self) -> Callable[[Tensor], Tensor]:
+        """`to_environment`, to be used for as long as the bounds stay."""
+        low, high, scale, bias = self.low, self.high, self.action_scale, self.action_bias
+        return lambda action: (bias + scale * action).clamp(low, high)
 
     def to_environment(self, action: Tensor) -> Tensor:
         """A normalised action in the environment's units, never beyond its bounds by a rounding."""

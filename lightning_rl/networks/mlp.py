@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -34,7 +34,7 @@ def has_hooks(network: nn.Module) -> bool:
 
 
 def at_rest(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A network's forward pass, to be used for as long as its weights are not replaced.
+    """A network's forward pass, to be used for as long as its parameters are not replaced; their values may change.
 
     A chain of layers is the same operations on the same tensors without the modules' own calls, which take longer than
     the products of a few rows do. A network of another kind, or with hooks, is given back as it is.
@@ -44,11 +44,16 @@ def at_rest(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """
     if type(network) is not nn.Sequential or has_hooks(network):
         return network
+    return chain(network)
+
+
+def chain(layers: Iterable[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """What layers without hooks do one after another, without the modules' own calls."""
     steps = [
-        partial(nn.functional.linear, weight=layer.weight.detach(), bias=layer.bias.detach())
+        partial(nn.functional.linear, weight=layer.weight, bias=layer.bias)
         if type(layer) is nn.Linear
         else layer.forward
-        for layer in network
+        for layer in layers
     ]
 
     def forward(x: Tensor) -> Tensor:

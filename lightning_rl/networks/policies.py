@@ -202,6 +202,17 @@ class GaussianPolicy(Policy):
         mean, std = self._network_at_rest(), self.log_std.detach().exp()
         return lambda observation, noise: mean(observation) + std * noise
 
+    def to_environment_at_rest(self) -> Callable[[Tensor], Tensor]:
+        """`to_environment`, to be used for as long as nothing changes: scaling is left out where it does nothing."""
+        low, high, scale, bias = self.low, self.high, self.action_scale, self.action_bias
+        squashes, scales = self.squash_actions, bool((scale != 1).any() or (bias != 0).any())
+
+        def to_environment(action: Tensor) -> Tensor:
+            squashed = action.tanh() if squashes else action
+            return (bias + scale * squashed if scales else squashed).clamp(low, high)
+
+        return to_environment
+
     def mode_at_rest(self) -> Callable[[Tensor], Tensor]:
         """The mean μ, to be used for as long as nothing changes."""
         return super().mode_at_rest() if has_hooks(self) else self._network_at_rest()
