@@ -4,8 +4,8 @@
 
 Stepping, acting, replay, updates and logging included; evaluation, warm-up and compilation left out. BipedalWalker-v3,
 batch 256, nets 256 × 256, learning rate 3e-4: one environment with an update a step, of which an item of Lightning's
-loop carries 16, and 16 environments with 8 updates a round of 16 steps. The trainer's share is what the same rounds and
-updates take less when they are called one after another in a bare loop, in the same process, without Lightning's loops,
+loop carries 1 or 16, and 16 environments with 8 updates a round of 16 steps. The trainer's share is what the same items
+take less when they are called one after another in a bare loop, in the same process, without Lightning's loops,
 callbacks and loggers.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from contest import Bare, Contest, Training, Work, machine, markdown, ratio, save
 
 WARM_UP = 1008
-SIZES = ((1, 1, 1, 16), (16, 16, 8, 1))  # environments, steps and updates a round, rounds an item
+SIZES = ((1, 1, 1, 1), (1, 1, 1, 16), (16, 16, 8, 1))  # environments, steps and updates a round, rounds an item
 
 
 def ours(num_envs: int, train_freq: int, gradient_steps: int, rounds_per_item: int, compile: bool) -> Training:

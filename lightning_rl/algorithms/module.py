@@ -69,7 +69,7 @@ class Experience(Protocol):
         ...
 
     def draw(self) -> Any:
-        """What one ``training_step`` learns from after a round."""
+        """What is learned from after a round."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,12 +189,8 @@ class RLModule(LightningModule):
         """``[n, observation_size]`` to the best actions known, ``[n, action_size]``, in the environment's units."""
 
     @abstractmethod
-    def acting(self) -> Acting:
-        """How training acts, on this module's device."""
-
-    @abstractmethod
     def acting_at_rest(self) -> Acting:
-        """The same in less time, for as long as no parameter is replaced and no hook is added."""
+        """How training acts, on this module's device, for as long as no parameter is replaced and no hook is added."""
 
     @abstractmethod
     def sampled_action(self, observation: Tensor) -> Tensor:
@@ -326,7 +322,7 @@ class RLModule(LightningModule):
         return drawn
 
     def train_dataloader(self) -> EpochStream[Any]:
-        """An epoch of `steps_per_epoch` environment steps, as rounds of interaction."""
+        """An epoch of `steps_per_epoch` environment steps, as items of one round of interaction or several."""
         assert self.experience is not None
         per_item = self.experience.steps_per_round * self.rounds_per_item * self.trainer.world_size
         require_multiple(
@@ -348,8 +344,7 @@ class RLModule(LightningModule):
         """
         assert self.experience is not None
         lost: EnvironmentLostError | None = None
-        explore, to_environment = self.acting_at_rest()
-        self._policy_at_rest = Acting(self._for_host(explore), self._for_host(to_environment))
+        self._policy_at_rest = self._acting_for_host()
         try:
             self.experience.interact()
         except EnvironmentLostError as error:
@@ -363,26 +358,30 @@ class RLModule(LightningModule):
             raise lost
         return self.experience.draw()
 
+    @torch.no_grad()
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Sampled actions for training; tensors live on the CPU, where the environments are."""
-        if self._policy_at_rest is not None:
-            return self._policy_at_rest.explore(observation, noise)
-        with torch.no_grad():
-            return self._for_host(self.acting().explore)(observation, noise)
+        return (self._policy_at_rest or self._acting_for_host()).explore(observation, noise)
 
+    @torch.no_grad()
     def environment_units(self, action: Tensor) -> Actions:
         """Sampled actions as the environments take them."""
-        if self._policy_at_rest is not None:
-            return self._environment_actions(self._policy_at_rest.to_environment(action))
-        with torch.no_grad():
-            return self._environment_actions(self._for_host(self.acting().to_environment)(action))
+        return self._environment_actions((self._policy_at_rest or self._acting_for_host()).to_environment(action))
 
-    def _for_host(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """What computes on this module's device, in its precision, for tensors that live on the CPU."""
-        device, dtype = self.device, self.parameter_dtype
+    def _acting_for_host(self) -> Acting:
+        """`acting_at_rest`, in this module's precision on its device, for tensors that live on the CPU."""
+        acting, device, dtype = self.acting_at_rest(), self.device, self.parameter_dtype
         if device.type == "cpu" and dtype == torch.float32:
-            return function
-        return lambda *given: function(*(t.to(device, dtype if t.is_floating_point() else None) for t in given)).cpu()
+            return acting
+
+        def here(given: Tensor) -> Tensor:
+            return given.to(device, dtype if given.is_floating_point() else None)
+
+        def explore(observation: Tensor, noise: Tensor) -> Tensor:
+            action = acting.explore(here(observation), here(noise)).cpu()
+            return action.float() if action.is_floating_point() else action  # as it is remembered
+
+        return Acting(explore, lambda action: acting.to_environment(here(action)).cpu())
 
     def _lost_anywhere(self, ours: EnvironmentLostError | None) -> EnvironmentLostError | None:
         strategy = self.trainer.strategy
@@ -515,8 +514,8 @@ class RLModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Says which of the user's checkpoints would fire late or never, and where a limit loses updates."""
-        warn_of_uncrossed(self.trainer, self.updates_per_item)
-        tell_of_split_item(self.trainer, self.updates_per_item)
+        warn_of_uncrossed(self.trainer, self.updates_per_item, self.rounds_per_item)
+        tell_of_split_item(self.trainer, self.updates_per_item, self.rounds_per_item)
 
     def on_train_start(self) -> None:
         """Takes back what was logged, and drawn, after the checkpoint from which training goes on."""

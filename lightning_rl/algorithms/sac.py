@@ -1,6 +1,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -89,8 +90,8 @@ class SACModule(RLModule):
         train_freq: environment steps a round, over the environments of one rank.
         gradient_steps: updates after each round; -1 means as many as the round had steps.
         rounds_per_item: rounds that one item of Lightning's loop carries, each with its updates. What is learned stays
-            the same: it saves what the loop costs an item, where a round is short. Hooks, logging and limits count
-            items.
+            the same, unless a callback changes settings between items: it saves what the loop costs an item, where a
+            round is short. Hooks, logging and limits count items.
         noise_correlation: correlation ρ of successive exploration noise, in [0, 1); 0 is white noise.
         actor_averaging: rate at which a second actor follows the actor, per update: it is then the one that is
             validated, tested and exported, while the actor itself explores; 0 means none.
@@ -252,7 +253,8 @@ class SACModule(RLModule):
         """The gradient updates that follow one round of interaction."""
         done: list[tuple[CriticGradients, ActorGradients]] = []
         for batch, noise in self.each_update(updates):
-            done.append(update(batch, noise))
+            critic, actor = update(batch, noise)
+            done.append((critic._replace(gradients=()), actor._replace(gradients=())))  # which take memory
             self.step_schedules()
         return done
 
@@ -335,7 +337,7 @@ class SACModule(RLModule):
         return self.log_alpha.detach().exp()
 
     def each_update(self, updates: Updates) -> Iterator[tuple[Transition, Noise]]:
-        """The minibatches of an item one by one, no more of them than ``max_steps`` allows."""
+        """The minibatches of a round one by one, no more of them than ``max_steps`` allows."""
         count = len(updates.batch.reward)
         left = self.updates_left()
         for index in range(count if left is None else min(count, left)):
@@ -434,9 +436,10 @@ class SACModule(RLModule):
         )
 
     def next_round(self) -> Updates:
-        """Another round of interaction for the same item, as the stream would give it."""
-        with torch.autocast(self.device.type, enabled=False):  # a policy acts in its parameters' own precision
-            updates = self.next_item()
+        """Another round of interaction for the same item, as Lightning's loop takes it from the stream."""
+        with outside_precision(self.device.type):
+            updates = self.trainer.precision_plugin.convert_input(self.next_item())
+        updates = self.on_before_batch_transfer(updates, dataloader_idx=0)
         moved: Updates = self.trainer.strategy.batch_to_device(updates)
         return moved
 
@@ -501,10 +504,6 @@ class SACModule(RLModule):
         """The actor's ways to explore."""
         return Acting(self.actor.explore_at_rest(), self.actor.to_environment_at_rest())
 
-    def acting(self) -> Acting:
-        """The actor's ways to explore, whatever becomes of it."""
-        return Acting(self.actor.explore, self.actor.to_environment)
-
     # The experience.
 
     def make_experience(self, run_seed: int) -> ReplayExperience:
@@ -523,6 +522,18 @@ class SACModule(RLModule):
             rank=self.global_rank,
             keep_buffer=self.save_replay_buffer,
         )
+
+
+@contextmanager
+def outside_precision(device_type: str) -> Iterator[None]:
+    """Leaves autocast and the default dtype that the precision plugin sets around a ``training_step``."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def learned(network: nn.Module) -> list[nn.Parameter]:

@@ -416,10 +416,6 @@ class TRPOModule(RLModule):
         """The policy's ways to explore, which stay the same for a whole rollout."""
         return Acting(self.policy.at_rest(), self.policy.to_environment_at_rest())
 
-    def acting(self) -> Acting:
-        """The policy's ways to explore, whatever becomes of it."""
-        return Acting(self.policy.explore, self.policy.to_environment)
-
     @torch.no_grad()
     def log_prob_of(self, observation: Tensor, action: Tensor) -> Tensor:
         """Log π(a|s), on the observations' device."""

@@ -153,7 +153,7 @@ def run_folder(trainer: Trainer) -> Path | None:
     return checkpoint_folder(trainer).parent if trainer.loggers else None
 
 
-def warn_of_uncrossed(trainer: Trainer, updates_per_item: int) -> None:
+def warn_of_uncrossed(trainer: Trainer, updates_per_item: int, rounds_per_item: int) -> None:
     """Says which of the user's checkpoints would fire late or never, and what to use."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, lightning_callbacks.ModelCheckpoint):
@@ -164,7 +164,9 @@ def warn_of_uncrossed(trainer: Trainer, updates_per_item: int) -> None:
                     "uses: choose every_n_train_steps of lightning_rl.callbacks.ModelCheckpoint."
                 )
             crosses = isinstance(callback, ModelCheckpoint)
-            if not crosses and every and updates_per_item and every % updates_per_item:
+            # The item in which updates begin may have fewer of them, if it has several rounds.
+            misses = updates_per_item and (every % updates_per_item or rounds_per_item > 1)
+            if not crosses and every and misses:
                 rank_zero_warn(
                     f"ModelCheckpoint(every_n_train_steps={every}) saves only where an item of {updates_per_item} "
                     "updates ends on a multiple: use lightning_rl.callbacks.ModelCheckpoint, which saves whenever one "
@@ -172,8 +174,14 @@ def warn_of_uncrossed(trainer: Trainer, updates_per_item: int) -> None:
                 )
 
 
-def tell_of_split_item(trainer: Any, updates_per_item: int) -> None:
+def tell_of_split_item(trainer: Any, updates_per_item: int, rounds_per_item: int) -> None:
     """Says it where ``max_steps`` ends a run within an item: the item's other updates are not made up for."""
+    if trainer.max_steps > 0 and rounds_per_item > 1 and not trainer.fast_dev_run:
+        rank_zero_info(
+            f"max_steps={trainer.max_steps} may end the run within an item of {rounds_per_item} rounds, which counts "
+            "as a whole one when the run is resumed: its epoch is then shorter. With rounds_per_item=1 it need not be."
+        )
+        return
     split = trainer.max_steps > 0 and updates_per_item > 1 and trainer.max_steps % updates_per_item
     if split and not trainer.fast_dev_run:
         rank_zero_info(

@@ -67,6 +67,7 @@ class Interruption(Checkpoint):
         """Gives the signals back, saves if an environment is at fault, and ends the environments' processes."""
         self._give_back()
         if isinstance(exception, EnvironmentLostError) and exception.everywhere and self.saves:
+            forget_broken_off(trainer)
             save_last(trainer)
             rank_zero_info(f"What was learned until then is in {checkpoint_folder(trainer) / 'last.ckpt'}.")
         pl_module.teardown("fit")
@@ -102,3 +103,11 @@ class Interruption(Checkpoint):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def forget_broken_off(trainer: Trainer) -> None:
+    """Counts an item that was broken off as one that has not begun: a resumed run begins with what is left of it."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    progress.total.reset_on_restart()
+    progress.current.reset_on_restart()
+    progress.is_last_batch = False

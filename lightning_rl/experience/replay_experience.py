@@ -148,12 +148,10 @@ class ReplayExperience:
         if self.collector.steps < self.learning_starts and not self._is_trained:
             action = 2 * torch.rand(noise.shape, generator=random) - 1
         else:
-            with torch.no_grad(), single_thread():
+            with single_thread():
                 action = self._act(torch.from_numpy(observation), noise)
-        with torch.no_grad():  # not around the step: an environment may take gradients of its own
-            in_units = self._to_environment(action)
         try:
-            step = self.collector.step(in_units)
+            step = self.collector.step(self._to_environment(action))
         except EnvironmentLostError as fault:
             self._recover(fault)
             return

@@ -274,12 +274,10 @@ class RolloutExperience:
     def _step(self) -> None:
         observation, elapsed = self.collector.observation, self.collector.lengths.astype(np.float32)
         noise = self.noise.draw(elapsed == 0, self._random[Purpose.EXPLORATION])
-        with torch.no_grad():  # not around the step: an environment may take gradients of its own
-            with single_thread():
-                action = self._actor.explore(torch.from_numpy(observation), noise)
-            in_units = self._actor.environment_units(action)
+        with single_thread():
+            action = self._actor.explore(torch.from_numpy(observation), noise)
         try:
-            taken = self.collector.step(in_units)
+            taken = self.collector.step(self._actor.environment_units(action))
         except EnvironmentLostError as fault:
             self._recover(fault)
             return

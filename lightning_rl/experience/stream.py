@@ -7,27 +7,27 @@ Item = TypeVar("Item")
 
 
 class EpochStream(IterableDataset, Generic[Item]):  # type: ignore[type-arg]
-    """One epoch of rounds of interaction, each made when it is asked for, by the policy of that moment.
+    """One epoch of items, each made when it is asked for: a round of interaction by the policy of that moment.
 
     It has a length, because Lightning fetches one item ahead of a stream without: that item would come from an old
     policy. It has a (trivial) state, which tells Lightning that it can be entered mid-epoch: Lightning keeps count of
-    the rounds, and the module's checkpoint carries the experience, which Lightning would give back to an unfinished
+    the items, and the module's checkpoint carries the experience, which Lightning would give back to an unfinished
     epoch alone.
 
     Args:
         draw: makes the next item.
-        rounds: items an epoch.
+        items: of an epoch.
     """
 
-    def __init__(self, draw: Callable[[], Item], rounds: int) -> None:
+    def __init__(self, draw: Callable[[], Item], items: int) -> None:
         self._draw = draw
-        self._rounds = rounds
+        self._items = items
 
     def __len__(self) -> int:
-        return self._rounds
+        return self._items
 
     def __iter__(self) -> Iterator[Item]:
-        for _ in range(self._rounds):
+        for _ in range(self._items):
             yield self._draw()
 
     def state_dict(self) -> dict[str, Any]:

@@ -93,16 +93,16 @@ class SquashedGaussianActor(nn.Module):
         return self.distribution(observation)[0].tanh()
 
     def at_rest(self) -> Callable[[Tensor], Tensor]:
-        """`forward`, to be used for as long as no weight changes: the same numbers in less time.
+        """`forward`, to be used for as long as no parameter is replaced: the same numbers in less time.
 
         Returns:
             ``[…, observation_size]`` to ``[…, action_size]``.
         """
         network = self.network
-        if type(network) is not GaussianNetwork or has_hooks(self):
+        if not isinstance(network, GaussianNetwork) or not self._is_plain():
             return self
-        mean = chain([*network.trunk, network.mean])
-        return lambda observation: self.to_environment(mean(observation).to(self.low.dtype).tanh())
+        mean, to_environment = chain([*network.trunk, network.mean]), self.to_environment_at_rest()
+        return lambda observation: to_environment(mean(observation).to(self.low.dtype).tanh())
 
     def explore_at_rest(self) -> Callable[[Tensor, Tensor], Tensor]:
         """`explore`, to be used for as long as no parameter is replaced: the same numbers in less time.
@@ -111,7 +111,7 @@ class SquashedGaussianActor(nn.Module):
             ``[…, observation_size]`` and ``[…, action_size]`` to ``[…, action_size]``.
         """
         network = self.network
-        if type(network) is not GaussianNetwork or has_hooks(self):
+        if not isinstance(network, GaussianNetwork) or not self._is_plain():
             return self.explore
         trunk, mean, log_std = chain(network.trunk), chain([network.mean]), chain([network.log_std])
 
@@ -123,8 +123,16 @@ class SquashedGaussianActor(nn.Module):
 
     def to_environment_at_rest(self) -> Callable[[Tensor], Tensor]:
         """`to_environment`, to be used for as long as the bounds stay."""
+        if type(self) is not SquashedGaussianActor:
+            return self.to_environment
         low, high, scale, bias = self.low, self.high, self.action_scale, self.action_bias
         return lambda action: (bias + scale * action).clamp(low, high)
+
+    def _is_plain(self) -> bool:
+        """Whether nothing of it is of one's own, and nobody waits for a part to be called."""
+        network = self.network
+        ours = type(self) is SquashedGaussianActor and type(network) is GaussianNetwork
+        return ours and type(network.trunk) is nn.Sequential and not has_hooks(self)
 
     def to_environment(self, action: Tensor) -> Tensor:
         """A normalised action in the environment's units, never beyond its bounds by a rounding."""

@@ -204,6 +204,8 @@ class GaussianPolicy(Policy):
 
     def to_environment_at_rest(self) -> Callable[[Tensor], Tensor]:
         """`to_environment`, to be used for as long as nothing changes: scaling is left out where it does nothing."""
+        if type(self) is not GaussianPolicy:  # which may have its own
+            return self.to_environment
         low, high, scale, bias = self.low, self.high, self.action_scale, self.action_bias
         squashes, scales = self.squash_actions, bool((scale != 1).any() or (bias != 0).any())
 
@@ -351,8 +353,8 @@ class GreedyPolicy(nn.Module):
 
     def at_rest(self) -> Callable[[Tensor], Tensor]:
         """`forward`, to be used for as long as nothing of the policy changes."""
-        mode = self.policy.mode_at_rest()
-        return lambda observation: self.policy.to_environment(mode(observation))
+        mode, to_environment = self.policy.mode_at_rest(), self.policy.to_environment_at_rest()
+        return lambda observation: to_environment(mode(observation))
 
 
 def _scale_and_bias(low: Bound, high: Bound) -> tuple[Bound, Bound]:

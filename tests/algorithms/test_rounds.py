@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import callbacks as lightning_callbacks
 
 from lightning_rl import SACModule
+from lightning_rl.callbacks.checkpoints import warn_of_uncrossed
 from lightning_rl.environments import EnvironmentLostError
 from lightning_rl.loggers import CSVLogger
 
@@ -64,8 +66,11 @@ def same(left: Any, right: Any) -> bool:
     return torch.equal(left, right) if isinstance(left, torch.Tensor) else bool(left == right)
 
 
-def test_several_rounds_an_item_learn_what_single_ones_do(run: Callable[..., tuple[Trainer, Counts]]) -> None:
-    (one, each), (several, every_fifth) = run(1), run(5)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_several_rounds_an_item_learn_what_single_ones_do(
+    run: Callable[..., tuple[Trainer, Counts]], precision: str
+) -> None:
+    (one, each), (several, every_fifth) = run(1, precision=precision), run(5, precision=precision)
     assert each.steps == list(range(4, 324, 4))
     assert every_fifth.steps == list(range(20, 340, 20))
     assert several.global_step == 2 * (80 - 7)  # 28 steps of warm-up
@@ -110,6 +115,7 @@ def test_an_item_that_was_broken_off_goes_on_where_it_was(
     resumed, counts = run(5, "kept/last.ckpt")
     assert counts.steps == [steps for steps in every_item.steps if steps > lost_at]
     assert resumed.global_step == unbroken.global_step
+    assert resumed.fit_loop.epoch_loop.total_batch_idx == unbroken.fit_loop.epoch_loop.total_batch_idx
 
 
 def test_rounds_that_are_not_counted_from_zero_make_items_too(run: Callable[..., tuple[Trainer, Counts]]) -> None:
@@ -134,3 +140,26 @@ def test_an_epoch_has_whole_items(run: Callable[..., tuple[Trainer, Counts]]) ->
         run(3)
     with pytest.raises(ValueError, match="rounds_per_item=0"):
         run(0)
+
+
+def test_what_is_said_of_limits_and_checkpoints(
+    run: Callable[..., tuple[Trainer, Counts]], quiet_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(5, max_steps=20)
+    assert "max_steps=20 may end the run within an item of 5 rounds" in caplog.text
+    own = lightning_callbacks.ModelCheckpoint(every_n_train_steps=10)  # an item's updates, but not the first one's
+    with pytest.warns(UserWarning, match="saves only where an item of 10 updates ends on a multiple"):
+        warn_of_uncrossed(quiet_trainer(callbacks=[own]), updates_per_item=10, rounds_per_item=5)
+    warn_of_uncrossed(quiet_trainer(callbacks=[own]), updates_per_item=10, rounds_per_item=1)
+
+
+def test_nothing_of_an_items_gradients_is_kept(run: Callable[..., tuple[Trainer, Counts]]) -> None:
+    kept: list[int] = []
+
+    def watch(module: SACModule) -> None:
+        summary = module.summary
+        module.summary = lambda done: (kept.extend(len(e.gradients) for pair in done for e in pair), summary(done))[1]
+
+    run(5, prepare=watch, max_epochs=1)
+    assert len(kept) > 0
+    assert set(kept) == {0}

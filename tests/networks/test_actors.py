@@ -216,3 +216,23 @@ def test_an_actor_at_rest_acts_as_it_always_does(what: str) -> None:
     for rows in (1, 64):
         observation = 3 * torch.randn(rows, 5)
         assert torch.equal(policy.at_rest()(observation), policy(observation))
+
+
+@pytest.mark.parametrize("what", ["ours", "of one's own", "pruned", "without a hidden layer"])
+def test_an_actor_at_rest_explores_as_it_always_does_while_it_learns(what: str) -> None:
+    torch.manual_seed(0)
+    network: nn.Module = GaussianNetwork(5, 3, () if what == "without a hidden layer" else (16, 16), nn.ReLU)
+    if what == "of one's own":
+        network = OwnNetwork(network)
+    if what == "pruned":
+        prune.random_unstructured(network.log_std, "weight", 0.5)
+    policy = SquashedGaussianActor(network, Box(LOW, HIGH))
+    explore, to_environment = policy.explore_at_rest(), policy.to_environment_at_rest()
+    for rows in (1, 64):
+        observation, noise = 3 * torch.randn(rows, 5), torch.randn(rows, 3)
+        with torch.no_grad():
+            for parameter in policy.parameters():  # as an optimizer does, in place
+                parameter.normal_()
+        action = policy.explore(observation, noise)
+        assert torch.equal(explore(observation, noise), action)
+        assert torch.equal(to_environment(action), policy.to_environment(action))

@@ -331,3 +331,15 @@ def test_a_pruned_policy_at_rest_acts_as_it_always_does(kind: type[Policy]) -> N
     observation, noise = torch.randn(64, 5), policy.draw_noise([64], torch.default_generator)
     assert torch.equal(policy.at_rest()(observation, noise), policy.explore(observation, noise))
     assert torch.equal(policy.mode_at_rest()(observation), policy.mode(policy(observation)))
+
+
+@pytest.mark.parametrize(
+    ("squashes", "low", "high"),
+    [*itertools.product([False, True], [-1, -2], [1, 3]), (False, 0, np.inf)],
+)
+def test_a_gaussian_at_rest_brings_actions_into_bounds_as_it_always_does(
+    squashes: bool, low: float, high: float
+) -> None:
+    policy = GaussianPolicy(5, Box(np.float32([low, -1]), np.float32([high, 1])), squash_actions=squashes)
+    action = 2 * torch.randn(64, 2)
+    assert torch.equal(policy.to_environment_at_rest()(action), policy.to_environment(action))
