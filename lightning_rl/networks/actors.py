@@ -98,8 +98,8 @@ class SquashedGaussianActor(nn.Module):
         Returns:
             ``[…, observation_size]`` to ``[…, action_size]``.
         """
-        network = self.network
-        if not isinstance(network, GaussianNetwork) or not self._is_plain():
+        network = self._plain_network()
+        if network is None:
             return self
         mean, to_environment = chain([*network.trunk, network.mean]), self.to_environment_at_rest()
         return lambda observation: to_environment(mean(observation).to(self.low.dtype).tanh())
@@ -110,8 +110,8 @@ class SquashedGaussianActor(nn.Module):
         Returns:
             ``[…, observation_size]`` and ``[…, action_size]`` to ``[…, action_size]``.
         """
-        network = self.network
-        if not isinstance(network, GaussianNetwork) or not self._is_plain():
+        network = self._plain_network()
+        if network is None:
             return self.explore
         trunk, mean, log_std = chain(network.trunk), chain([network.mean]), chain([network.log_std])
 
@@ -128,11 +128,12 @@ class SquashedGaussianActor(nn.Module):
         low, high, scale, bias = self.low, self.high, self.action_scale, self.action_bias
         return lambda action: (bias + scale * action).clamp(low, high)
 
-    def _is_plain(self) -> bool:
-        """Whether nothing of it is of one's own, and nobody waits for a part to be called."""
+    def _plain_network(self) -> GaussianNetwork | None:
+        """The network, if nothing of the actor is of one's own and nobody waits for a part to be called."""
         network = self.network
-        ours = type(self) is SquashedGaussianActor and type(network) is GaussianNetwork
-        return ours and type(network.trunk) is nn.Sequential and not has_hooks(self)
+        if type(self) is not SquashedGaussianActor or type(network) is not GaussianNetwork:
+            return None
+        return network if type(network.trunk) is nn.Sequential and not has_hooks(self) else None
 
     def to_environment(self, action: Tensor) -> Tensor:
         """A normalised action in the environment's units, never beyond its bounds by a rounding."""

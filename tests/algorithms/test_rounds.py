@@ -163,3 +163,13 @@ def test_nothing_of_an_items_gradients_is_kept(run: Callable[..., tuple[Trainer,
     run(5, prepare=watch, max_epochs=1)
     assert len(kept) > 0
     assert set(kept) == {0}
+
+
+def test_a_batch_hook_sees_every_round(run: Callable[..., tuple[Trainer, Counts]]) -> None:
+    seen: list[int] = []
+
+    def watch(module: SACModule) -> None:
+        module.on_before_batch_transfer = lambda batch, dataloader_idx: (seen.append(dataloader_idx), batch)[1]
+
+    run(5, prepare=watch, max_epochs=1, limit_val_batches=0)  # an evaluation's batches go through it too
+    assert seen == [0] * 40

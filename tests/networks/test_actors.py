@@ -236,3 +236,22 @@ def test_an_actor_at_rest_explores_as_it_always_does_while_it_learns(what: str) 
         action = policy.explore(observation, noise)
         assert torch.equal(explore(observation, noise), action)
         assert torch.equal(to_environment(action), policy.to_environment(action))
+
+
+class Halved(SquashedGaussianActor):
+    """An actor of one's own, which explores half as far and acts half as strongly."""
+
+    def explore(self, observation: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return super().explore(observation, noise / 2)
+
+    def to_environment(self, action: torch.Tensor) -> torch.Tensor:
+        return super().to_environment(action / 2)
+
+
+def test_an_actor_of_ones_own_acts_its_own_way_at_rest() -> None:
+    policy = Halved(GaussianNetwork(5, 3, (16,), nn.ReLU), Box(LOW, HIGH))
+    observation, noise = torch.randn(4, 5), torch.randn(4, 3)
+    action = policy.explore_at_rest()(observation, noise)
+    assert torch.equal(action, policy.explore(observation, noise))
+    assert torch.equal(policy.to_environment_at_rest()(action), policy.to_environment(action))
+    assert torch.equal(policy.at_rest()(observation), policy(observation))
