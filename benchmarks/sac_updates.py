@@ -39,8 +39,10 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
     from lightning_rl.adam import adam_state, step_scales
     from lightning_rl.compilation import compiled
     from lightning_rl.experience import Noise, ReplayBuffer, Transition
+    from lightning_rl.freed_memory import keep_freed_memory
     from lightning_rl.products import fast_products
 
+    keep_freed_memory()
     module = SACModule(batch_size=batch, hidden_sizes=(width, width))
     buffer, never = ReplayBuffer(TRANSITIONS, 1, OBSERVATION, ACTION), np.zeros(1, dtype=np.bool_)
     for observation, action, reward, following in zip(*random_transitions(), strict=True):
@@ -48,7 +50,8 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
     optimizers = module.configure_optimizers()
     random = torch.Generator().manual_seed(0)
     if compile:
-        at_once, states = compiled(module.update_at_once), [adam_state(optimizer) for optimizer in optimizers]
+        at_once = compiled(module.update_at_once, "cpu")
+        states = [adam_state(optimizer) for optimizer in optimizers]
         steps = count(1)
 
         def update(transitions: Transition, noise: Noise) -> None:

@@ -50,6 +50,7 @@ from lightning_rl.environments import (
 )
 from lightning_rl.evaluation import EpisodeStatistics, SeedBatches, Trajectory, evaluating, play
 from lightning_rl.experience import Collector, Episode, EpochStream
+from lightning_rl.freed_memory import keep_freed_memory
 from lightning_rl.loggers import CSVLogger
 from lightning_rl.networks import SquashedGaussianActor
 from lightning_rl.networks.policies import GreedyPolicy
@@ -297,6 +298,7 @@ class RLModule(LightningModule):
             self.float()  # it was loaded from a run in float64
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # what a Trainer has by itself
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        keep_freed_memory()
         if stage == "fit" and self.experience is None:
             self.experience = self.make_experience(self._run_seed())
         if self.experience is not None:

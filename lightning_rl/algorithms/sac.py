@@ -218,9 +218,10 @@ class SACModule(RLModule):
     def setup(self, stage: str) -> None:
         """Begins or goes on with the experience, and compiles what an update calls where that is asked for."""
         super().setup(stage)
-        if stage == "fit" and self.compiles and can_compile(self.trainer.strategy.root_device):
+        device = self.trainer.strategy.root_device
+        if stage == "fit" and self.compiles and can_compile(device):
             for name in COMPILED:
-                setattr(self, name, compiled(getattr(self, name)))
+                setattr(self, name, compiled(getattr(self, name), device.type))
 
     def on_train_start(self) -> None:
         """Chooses how updates are made, now that callbacks and optimizers are known."""
