@@ -56,6 +56,9 @@ def walker() -> Training:
 
 def collecting() -> Work:
     """Rollouts of `TRPOModule` with EnvPool, valued and with their advantages, from a policy that stays."""
+    from lightning_rl.freed_memory import keep_freed_memory
+
+    keep_freed_memory()
     module = make("envpool", 64)
     module.experience = module.make_experience(run_seed=0)
 

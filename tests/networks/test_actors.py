@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,6 +203,43 @@ def test_gaussian_network_is_two_heads_on_one_relu_trunk() -> None:
     torch.testing.assert_close(mean, x @ network.mean.weight.T + network.mean.bias)
     torch.testing.assert_close(log_std, x @ network.log_std.weight.T + network.log_std.bias)
     assert mean.shape == log_std.shape == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("what", "products"), [("ours", 2), ("pruned", 3), ("a head without a bias", 3), ("a head of one's own", 3)]
+)
+def test_a_compiled_network_computes_both_heads_in_one_product(what: str, products: int) -> None:
+    torch.manual_seed(0)
+    network = GaussianNetwork(5, 3, (16,), nn.ReLU)
+    if what == "pruned":
+        prune.random_unstructured(network.mean, "weight", 0.5)
+    if what == "a head without a bias":
+        network.log_std = nn.Linear(16, 3, bias=False)
+    if what == "a head of one's own":
+        network.log_std = Doubled(16, 3)
+    seen: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        seen.append(sum(node.target is F.linear for node in graph.graph.nodes))
+        return graph.forward
+
+    observation = torch.randn(7, 5)
+    torch._dynamo.reset()
+    compiled = torch.compile(network, backend=count, fullgraph=True)
+    torch.testing.assert_close(compiled(observation), network(observation))
+    assert seen == [products]
+    gradients = []
+    for forward in (compiled, network):
+        mean, log_std = forward(observation)
+        gradients.append(torch.autograd.grad((mean * log_std).sum(), list(network.parameters())))
+    torch.testing.assert_close(*gradients)
+
+
+class Doubled(nn.Linear):
+    """A head of one's own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
 
 
 @pytest.mark.parametrize("what", ["ours", "of one's own", "pruned"])
