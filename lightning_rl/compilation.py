@@ -23,8 +23,8 @@ def compiled(function: Callable[Arguments, Result], device_type: str) -> Callabl
     """
     # PyTorch leaves `torch.autograd.grad` out of its graphs unless it is asked to trace it.
     torch._dynamo.config.trace_autograd_ops = True
-    # On the CPU Python's calls between the kernels take a tenth of an update; on a GPU they run ahead of it.
-    # So would checks of the inputs' sizes, which PyTorch has made already when it chose what to call.
+    # On the CPU Python's calls between the kernels take a tenth of an update; on a GPU they run ahead of it. Checks of
+    # sizes take some more of it: PyTorch has checked the inputs' already, and an operator's own are that operator's.
     options: Any = {"cpp_wrapper": True, "size_asserts": False} if device_type == "cpu" else None
     result: Callable[Arguments, Result] = torch.compile(function, dynamic=False, options=options)
     return result
@@ -38,7 +38,7 @@ def can_compile(device: torch.device) -> bool:
     try:
         with warnings.catch_warnings():  # PyTorch's compiler, when it is first imported, uses what PyTorch deprecates
             warnings.simplefilter("ignore", DeprecationWarning)
-            torch.compile(_probe)(torch.zeros(1, device=device))
+            compiled(_probe, device.type)(torch.zeros(1, device=device))
     except Exception as error:  # whatever a compiler or its absence brings
         reason = str(error).strip().partition("\n")[0]
         rank_zero_warn(

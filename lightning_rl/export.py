@@ -86,7 +86,7 @@ def export_policy(module: RLModule, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # PyTorch warns of itself
-        program = torch.export.export(policy, (example,), dynamic_shapes=batch)
+        program = torch.export.export(policy, (example,), dynamic_shapes=batch, strict=False)
         if output.suffix == ".pt2":
             torch.export.save(program, output, extra_files={"metadata.json": json.dumps(metadata(module))})
         else:

@@ -40,7 +40,7 @@ class GaussianNetwork(nn.Module):
         # A narrow product takes as long to call as to compute: in a compiled function both heads are one.
         if torch.compiler.is_dynamo_compiling() and all(map(_is_plain_linear, heads)):
             weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-            mean, log_std = F.linear(features, weight, bias).chunk(2, dim=-1)
+            mean, log_std = F.linear(features, weight, bias).split([len(head.weight) for head in heads], dim=-1)
             return mean, log_std
         return self.mean(features), self.log_std(features)
 
@@ -155,7 +155,8 @@ class SquashedGaussianActor(nn.Module):
 
 
 def _is_plain_linear(layer: nn.Module) -> bool:
-    return type(layer) is nn.Linear and layer.bias is not None and not has_hooks(layer)
+    listens = has_hooks(layer) or layer._backward_hooks or layer._backward_pre_hooks
+    return type(layer) is nn.Linear and layer.bias is not None and not listens
 
 
 def squashed_log_prob(u: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:

@@ -206,13 +206,22 @@ def test_gaussian_network_is_two_heads_on_one_relu_trunk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "products"), [("ours", 2), ("pruned", 3), ("a head without a bias", 3), ("a head of one's own", 3)]
+    ("what", "products"),
+    [
+        ("ours", 2),
+        ("one deviation for all", 2),
+        ("pruned", 3),
+        ("a head without a bias", 3),
+        ("a head of one's own", 3),
+    ],
 )
 def test_a_compiled_network_computes_both_heads_in_one_product(what: str, products: int) -> None:
     torch.manual_seed(0)
     network = GaussianNetwork(5, 3, (16,), nn.ReLU)
     if what == "pruned":
         prune.random_unstructured(network.mean, "weight", 0.5)
+    if what == "one deviation for all":
+        network.log_std = nn.Linear(16, 1)
     if what == "a head without a bias":
         network.log_std = nn.Linear(16, 3, bias=False)
     if what == "a head of one's own":
@@ -233,6 +242,16 @@ def test_a_compiled_network_computes_both_heads_in_one_product(what: str, produc
         mean, log_std = forward(observation)
         gradients.append(torch.autograd.grad((mean * log_std).sum(), list(network.parameters())))
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # PyTorch's compiler looks at it, where hooks interrupt it
+def test_a_head_of_a_compiled_network_can_be_listened_to_backwards() -> None:
+    network, calls = GaussianNetwork(5, 3, (16,), nn.ReLU), []
+    network.mean.register_full_backward_hook(lambda *each: calls.append(each))
+    torch._dynamo.reset()
+    mean, log_std = torch.compile(network, backend="eager")(torch.randn(7, 5))
+    (mean * log_std).sum().backward()
+    assert len(calls) == 1
 
 
 class Doubled(nn.Linear):
