@@ -23,8 +23,8 @@ def compiled(function: Callable[Arguments, Result], device_type: str) -> Callabl
     """
     # PyTorch leaves `torch.autograd.grad` out of its graphs unless it is asked to trace it.
     torch._dynamo.config.trace_autograd_ops = True
-    # On the CPU Python's calls between the kernels take a tenth of an update; on a GPU they run ahead of it. Checks of
-    # sizes take some more of it: PyTorch has checked the inputs' already, and an operator's own are that operator's.
+    # On the CPU Python's calls between the kernels take a tenth of an update; on a GPU they run ahead of the kernels.
+    # Checks of sizes take some hundredths: PyTorch has checked the inputs by then, and operators answer for their own.
     options: Any = {"cpp_wrapper": True, "size_asserts": False} if device_type == "cpu" else None
     result: Callable[Arguments, Result] = torch.compile(function, dynamic=False, options=options)
     return result
