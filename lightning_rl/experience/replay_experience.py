@@ -145,13 +145,14 @@ class ReplayExperience:
         observation, first = self.collector.observation, self.collector.lengths == 0
         random = self._random[Purpose.EXPLORATION]
         noise = self._noise.draw(first, random)  # in the warm-up too: it has to run from an episode's first step on
-        if self.collector.steps < self.learning_starts and not self._is_trained:
-            action = 2 * torch.rand(noise.shape, generator=random) - 1
-        else:
-            with single_thread():
+        with single_thread():
+            if self.collector.steps < self.learning_starts and not self._is_trained:
+                action = 2 * torch.rand(noise.shape, generator=random) - 1
+            else:
                 action = self._act(torch.from_numpy(observation), noise)
+            units = self._to_environment(action)
         try:
-            step = self.collector.step(self._to_environment(action))
+            step = self.collector.step(units)
         except EnvironmentLostError as fault:
             self._recover(fault)
             return

@@ -276,8 +276,9 @@ class RolloutExperience:
         noise = self.noise.draw(elapsed == 0, self._random[Purpose.EXPLORATION])
         with single_thread():
             action = self._actor.explore(torch.from_numpy(observation), noise)
+            units = self._actor.environment_units(action)
         try:
-            taken = self.collector.step(self._actor.environment_units(action))
+            taken = self.collector.step(units)
         except EnvironmentLostError as fault:
             self._recover(fault)
             return

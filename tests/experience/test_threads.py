@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from lightning_rl.experience.collector import Collector
 from lightning_rl.threads import single_thread
 
 
@@ -26,7 +27,10 @@ def test_threads_come_back_after_an_error() -> None:
 
 @pytest.mark.parametrize("algorithm", ["sac", "trpo"])
 def test_acting_alone_is_in_one_thread(
-    request: pytest.FixtureRequest, quiet_trainer: Callable[..., Trainer], algorithm: str
+    request: pytest.FixtureRequest,
+    quiet_trainer: Callable[..., Trainer],
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: str,
 ) -> None:
     module = request.getfixturevalue(f"small_{algorithm}")()
     seen: dict[str, set[int]] = {"acting": set(), "stepping": set(), "updating": set()}
@@ -39,7 +43,8 @@ def test_acting_alone_is_in_one_thread(
         return watch
 
     module.explore = watched("acting", module.explore)
-    module.environment_units = watched("stepping", module.environment_units)  # what an environment's step sees
+    module.environment_units = watched("acting", module.environment_units)  # a tanh may be handed out, too
+    monkeypatch.setattr(Collector, "step", watched("stepping", Collector.step))
     module.training_step = watched("updating", module.training_step)
     quiet_trainer(max_epochs=1, limit_val_batches=0, logger=False, enable_checkpointing=False).fit(module)
     assert seen == {"acting": {1}, "stepping": {2}, "updating": {2}}
