@@ -144,8 +144,9 @@ class ReplayExperience:
     def _step(self) -> None:
         observation, first = self.collector.observation, self.collector.lengths == 0
         random = self._random[Purpose.EXPLORATION]
-        noise = self._noise.draw(first, random)  # in the warm-up too: it has to run from an episode's first step on
         with single_thread():
+            # In the warm-up too: the noise has to run from an episode's first step on.
+            noise = self._noise.draw(first, random)
             if self.collector.steps < self.learning_starts and not self._is_trained:
                 action = 2 * torch.rand(noise.shape, generator=random) - 1
             else:

@@ -273,8 +273,8 @@ class RolloutExperience:
 
     def _step(self) -> None:
         observation, elapsed = self.collector.observation, self.collector.lengths.astype(np.float32)
-        noise = self.noise.draw(elapsed == 0, self._random[Purpose.EXPLORATION])
         with single_thread():
+            noise = self.noise.draw(elapsed == 0, self._random[Purpose.EXPLORATION])
             action = self._actor.explore(torch.from_numpy(observation), noise)
             units = self._actor.environment_units(action)
         try:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lightning_rl.experience.collector import Collector
+from lightning_rl.experience.noise import ExplorationNoise
 from lightning_rl.threads import single_thread
 
 
@@ -44,6 +45,7 @@ def test_acting_alone_is_in_one_thread(
 
     module.explore = watched("acting", module.explore)
     module.environment_units = watched("acting", module.environment_units)  # a tanh may be handed out, too
+    monkeypatch.setattr(ExplorationNoise, "draw", watched("acting", ExplorationNoise.draw))
     monkeypatch.setattr(Collector, "step", watched("stepping", Collector.step))
     module.training_step = watched("updating", module.training_step)
     quiet_trainer(max_epochs=1, limit_val_batches=0, logger=False, enable_checkpointing=False).fit(module)
