@@ -126,6 +126,7 @@ def metadata(module: RLModule) -> dict[str, str]:
     return {
         "algorithm": module.algorithm,
         "environment": module.environment.name,
+        "action_repeat": str(module.environment.action_repeat),
         "observation_space": json.dumps(describe_space(module.observation_space)),
         "action_space": json.dumps(describe_space(module.action_space)),
         "environment_steps": str(module.environment_steps),

@@ -87,6 +87,7 @@ def test_sac(small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer, su
     metadata = require_same_policy(module, path, "Pendulum-v1", max_episode_steps=30)
     assert (metadata["algorithm"], metadata["environment"]) == ("SAC", "Pendulum-v1")
     assert metadata["environment_steps"] == "320"
+    assert metadata["action_repeat"] == "1"
     space = json.loads(metadata["action_space"])
     assert space == {"space": "Box", "dtype": "float32", "shape": [1], "low": [-2.0], "high": [2.0]}
 

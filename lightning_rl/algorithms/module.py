@@ -109,6 +109,9 @@ class RLModule(LightningModule):
         backend: how training environments run: ``sync`` in this process, ``async`` in a process each, ``envpool`` in
             threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
+        action_repeat: steps of the environment that an action is held for, in training and evaluation, their rewards
+            summed up: a slower policy explores in longer pushes and sees further with the same γ. All other numbers
+            of steps, but for max_episode_steps, count actions.
         env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
         restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
             instead of ending with a checkpoint.
@@ -128,6 +131,7 @@ class RLModule(LightningModule):
         num_envs: int,
         backend: Literal["sync", "async", "envpool"],
         max_episode_steps: int | None,
+        action_repeat: int,
         env_timeout: float | None,
         restart_envs: bool,
         memory_on_device: bool,
@@ -137,6 +141,7 @@ class RLModule(LightningModule):
         super().__init__()
         require_stored([env, env_kwargs])
         require_integer(1, num_envs=num_envs, steps_per_epoch=steps_per_epoch, eval_episodes=eval_episodes)
+        require_integer(1, action_repeat=action_repeat)
         if max_episode_steps is not None:
             require_integer(1, max_episode_steps=max_episode_steps)
         if backend not in ("sync", "async", "envpool"):
@@ -156,7 +161,7 @@ class RLModule(LightningModule):
         self.memory_on_device = memory_on_device
         self.steps_per_epoch = steps_per_epoch
         self.eval_episodes = eval_episodes
-        self.environment = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps)
+        self.environment = EnvironmentSpec(env, dict(env_kwargs or {}), max_episode_steps, action_repeat)
         self.observation_space, self.action_space, self.time_limit = spaces(self.environment)
         self._action_shape = (-1, *(self.action_space.shape or ()))
         if backend == "envpool":

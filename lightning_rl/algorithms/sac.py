@@ -70,6 +70,9 @@ class SACModule(RLModule):
         backend: how training environments run: ``sync`` in this process, ``async`` in a process each, ``envpool`` in
             threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
+        action_repeat: steps of the environment that an action is held for, in training and evaluation, their rewards
+            summed up: a slower policy explores in longer pushes and sees further with the same γ. All other numbers
+            of steps, but for max_episode_steps, count actions.
         env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
         restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
             instead of ending with a checkpoint.
@@ -121,6 +124,7 @@ class SACModule(RLModule):
         num_envs: int = 16,
         backend: Literal["sync", "async", "envpool"] = "sync",
         max_episode_steps: int | None = None,
+        action_repeat: int = 1,
         env_timeout: float | None = 60.0,
         restart_envs: bool = False,
         hidden_sizes: Sequence[int] = (256, 256),
@@ -153,6 +157,7 @@ class SACModule(RLModule):
             num_envs,
             backend,
             max_episode_steps,
+            action_repeat,
             env_timeout,
             restart_envs,
             memory_on_device,

@@ -21,7 +21,7 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from lightning_rl.callbacks.checkpoints import run_folder
-from lightning_rl.environments import TEST_SEEDS, VALIDATION_SEEDS, EnvironmentSpec
+from lightning_rl.environments import TEST_SEEDS, VALIDATION_SEEDS, ActionRepeat, EnvironmentSpec
 from lightning_rl.evaluation import evaluating
 
 Frame = NDArray[np.uint8]
@@ -103,7 +103,7 @@ class VideoRecorder(Callback):
 
 
 def rendered(environment: EnvironmentSpec) -> gym.Env[Any, Any]:
-    """The environment, made so that it gives pictures.
+    """The environment, made so that it gives pictures, one for each of its own steps.
 
     Raises:
         ValueError: it has no render mode ``rgb_array``.
@@ -111,7 +111,7 @@ def rendered(environment: EnvironmentSpec) -> gym.Env[Any, Any]:
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame's: there is no screen
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    spec = replace(environment, env_kwargs={**environment.env_kwargs, "render_mode": "rgb_array"})
+    spec = replace(environment, env_kwargs={**environment.env_kwargs, "render_mode": "rgb_array"}, action_repeat=1)
     try:
         made = spec.make()
     except TypeError as error:
@@ -142,14 +142,15 @@ def record_episode(module: Any, seed: int, path: Path) -> list[Frame]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         # RecordVideo warns of a folder that is there already.
-        environment: Any = RecordVideo(rendered(module.environment), f"{folder}/new", episode_trigger=lambda _: True)
+        recorder = RecordVideo(rendered(module.environment), f"{folder}/new", episode_trigger=lambda _: True)
+        environment = ActionRepeat(recorder, module.environment.action_repeat)
         with closing(environment), evaluating(module):
             observation, _ = environment.reset(seed=seed)
             ended = False
             while not ended:
                 observation, _, terminated, truncated, _ = environment.step(module.act(observation))
                 ended = terminated or truncated
-            frames: list[Any] = environment.recorded_frames
+            frames: list[Any] = recorder.recorded_frames
         shutil.move(next(Path(folder, "new").glob("*.mp4")), path)
     return frames
 

@@ -10,13 +10,20 @@ from lightning_rl.environments.seeds import (
     TrainingSeeds,
     generator,
 )
-from lightning_rl.environments.single import CheckedEnvironment, EnvironmentSpec, FaultyEnvironmentError, spaces
+from lightning_rl.environments.single import (
+    ActionRepeat,
+    CheckedEnvironment,
+    EnvironmentSpec,
+    FaultyEnvironmentError,
+    spaces,
+)
 from lightning_rl.environments.vector import EnvironmentLostError, Step, VectorEnvironment
 
 __all__ = [
     "TEST_SEEDS",
     "TRAINING_SEEDS",
     "VALIDATION_SEEDS",
+    "ActionRepeat",
     "Actions",
     "Array",
     "CheckedEnvironment",

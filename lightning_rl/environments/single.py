@@ -31,11 +31,13 @@ class EnvironmentSpec:
         env: an id registered with Gymnasium, a callable that makes an environment, or such a callable's import path.
         env_kwargs: keyword arguments for the environment.
         max_episode_steps: truncates episodes after so many steps; ``None`` leaves the environment's own limit.
+        action_repeat: steps that each action is held for.
     """
 
     env: str | Callable[..., gym.Env[Any, Any]]
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     max_episode_steps: int | None = None
+    action_repeat: int = 1
 
     @property
     def name(self) -> str:
@@ -54,6 +56,10 @@ class EnvironmentSpec:
             ValueError: the id is not known to Gymnasium.
             ImportError: a package that the environment needs is missing.
         """
+        environment = self._make()
+        return environment if self.action_repeat == 1 else ActionRepeat(environment, self.action_repeat)
+
+    def _make(self) -> gym.Env[Any, Any]:
         if isinstance(self.env, str) and not _is_import_path(self.env):
             return _make_registered(self.env, self.max_episode_steps, self.env_kwargs)
         factory = _import(self.env) if isinstance(self.env, str) else self.env
@@ -116,6 +122,29 @@ def _import(path: str) -> Callable[..., Any]:
     return factory
 
 
+class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
+    """Holds each action for several steps, or until the episode ends, and sums their rewards up.
+
+    Args:
+        env: whose steps they are.
+        times: steps an action.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], times: int) -> None:
+        super().__init__(env)
+        self.times = times
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Takes the action; what is returned beside the reward is the last step's."""
+        total = 0.0
+        for _ in range(self.times):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += math.nan if reward is None else float(reward)  # whoever checks the sum tells of it
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+
 def keeps_hidden_state(environment: gym.Env[Any, Any]) -> bool:
     """Whether an episode of this environment depends on the ones before it.
 
@@ -126,7 +155,10 @@ def keeps_hidden_state(environment: gym.Env[Any, Any]) -> bool:
 
 
 def time_limit(environment: gym.Env[Any, Any]) -> int | None:
-    """The number of steps after which an episode is truncated, if a limit is declared; the tightest of several."""
+    """The number of actions after which an episode is truncated, if a limit is declared; the tightest of several."""
+    if isinstance(environment, ActionRepeat):
+        limit = time_limit(environment.env)
+        return None if limit is None else math.ceil(limit / environment.times)
     declared = environment.spec.max_episode_steps if environment.spec is not None else None
     limits = [] if declared is None else [declared]
     layer: gym.Env[Any, Any] = environment

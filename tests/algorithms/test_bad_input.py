@@ -49,6 +49,7 @@ class Toy(gym.Env[np.ndarray, np.ndarray]):
         ({"env_kwargs": {"action_space": Box(-math.inf, math.inf, (2,))}}, ValueError, "unbounded.*TransformAction"),
         ({"env_kwargs": {"observation_space": gym.spaces.Dict(a=Box(0, 1))}}, TypeError, "Dict.*FlattenObservation"),
         ({"max_episode_steps": None}, ValueError, "no limit.*max_episode_steps"),
+        ({"action_repeat": 0}, ValueError, "action_repeat=0: an integer of at least 1"),
         ({"backend": "threads"}, ValueError, "'sync', 'async' or 'envpool'"),
         ({"gamma": 1.5}, ValueError, r"gamma=1.5: a number in \[0, 1\]"),
         ({"tau": -0.1}, ValueError, r"tau=-0.1: a number in \[0, 1\]"),

@@ -76,6 +76,13 @@ def test_prediction_is_recorded(small_trpo: Callable[..., TRPOModule], quiet_tra
     assert recorded == pytest.approx([len(episode.observations) for episode in episodes[:2]], abs=1)
 
 
+def test_each_step_of_a_repeated_action_is_recorded(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    trainer = quiet_trainer(callbacks=[VideoRecorder(episodes=1)])
+    episode = trainer.predict(small_sac(action_repeat=3))[0][0]  # of 30 steps
+    assert len(episode.actions) == 10
+    assert len(frames(Path(trainer.log_dir) / "videos" / "0-test.mp4", 500, 500)) == pytest.approx(31, abs=1)
+
+
 def without_pictures() -> gym.Env[Any, Any]:
     return gym.make("Pendulum-v1", max_episode_steps=30)
 

@@ -75,6 +75,36 @@ def test_a_pole_that_falls_in_the_last_step_of_the_limit_has_fallen() -> None:
     assert not environments.step(np.zeros(16, dtype=np.int64)).truncated.any()
 
 
+def test_a_repeated_action_is_held_until_each_episode_ends() -> None:
+    everywhere, push = np.ones(16, dtype=bool), np.ones(16, dtype=np.int64)
+    repeated, plain = (
+        make(EnvironmentSpec("CartPole-v1", action_repeat=3), 16),
+        make(EnvironmentSpec("CartPole-v1"), 16),
+    )
+    for environments in (repeated, plain):
+        environments.reset(list(range(16)), everywhere)
+    ends = set()
+    running = everywhere
+    while running.any():
+        step = repeated.step(push)
+        expected, reward = np.zeros((16, 4)), np.zeros(16)
+        for held in range(3):
+            one = plain.step(push)
+            expected[running], reward[running] = one.observation[running], reward[running] + 1
+            ends |= {held for _ in np.flatnonzero(running & one.terminated)}
+            running = running & ~one.terminated
+        alive = reward > 0
+        np.testing.assert_array_equal(step.observation[alive], expected[alive])
+        np.testing.assert_array_equal(step.reward[alive], reward[alive])
+        np.testing.assert_array_equal(~step.terminated[alive], running[alive])
+    assert ends == {0, 1, 2}  # some fell in the middle of an action
+    pendulums = make(EnvironmentSpec("Pendulum-v1", action_repeat=3), 2)  # whose limit is 200 steps, 67 actions
+    pendulums.reset([0, 1], np.ones(2, dtype=bool))
+    assert [pendulums.step(np.zeros((2, 1), dtype=np.float32)).truncated.all() for _ in range(67)] == [False] * 66 + [
+        True
+    ]
+
+
 @pytest.mark.parametrize("when", ["first", "reset", "step"])
 def test_numbers_that_are_not_finite_are_named(when: str) -> None:
     def observation(bad: bool, size: int = 3) -> np.ndarray:

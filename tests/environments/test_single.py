@@ -105,6 +105,9 @@ def test_callable_that_makes_no_environment_is_refused(limit: int | None) -> Non
         (EnvironmentSpec(PendulumEnv, max_episode_steps=9), 9),
         (EnvironmentSpec(lambda: FlattenObservation(TimeLimit(PendulumEnv(), 11))), 11),
         (EnvironmentSpec(lambda: FlattenObservation(PendulumEnv())), None),
+        (EnvironmentSpec("Pendulum-v1", action_repeat=3), 67),  # the last action is held for two steps
+        (EnvironmentSpec("Pendulum-v1", max_episode_steps=8, action_repeat=2), 4),
+        (EnvironmentSpec(PendulumEnv, action_repeat=2), None),
     ],
 )
 def test_time_limit_is_the_step_that_truncates(spec: EnvironmentSpec, limit: int | None) -> None:
@@ -124,6 +127,30 @@ def test_time_limit_may_be_declared_by_the_environment_itself() -> None:
 
 def test_time_limit_is_the_tightest_of_several() -> None:
     assert time_limit(EnvironmentSpec(lambda: gym.make("Pendulum-v1"), max_episode_steps=500).make()) == 200
+
+
+def test_a_repeated_action_is_held_until_the_episode_ends_and_its_rewards_are_summed_up() -> None:
+    repeated, plain = EnvironmentSpec("CartPole-v1", action_repeat=4).make_checked(), gym.make("CartPole-v1")
+    repeated.reset(seed=3)
+    plain.reset(seed=3)
+    held = []
+    ended = False
+    while not ended:
+        observation, reward, ended, _, _ = repeated.step(1)
+        steps = [plain.step(1) for _ in range(int(reward))]  # CartPole's reward is 1 a step
+        held.append(len(steps))
+        assert (observation == steps[-1][0]).all()
+        assert [terminated for _, _, terminated, _, _ in steps] == [False] * (len(steps) - 1) + [ended]
+    assert set(held[:-1]) == {4}
+    assert 1 <= held[-1] < 4
+
+
+@pytest.mark.parametrize("reward", [None, np.nan])
+def test_a_repeated_step_without_a_reward_is_told_of(reward: Any) -> None:
+    settings = {"space": Box(-1, 1, (2,)), "observations": [GOOD] * 3, "rewards": [1.0, reward]}
+    environment = CheckedEnvironment(EnvironmentSpec(Told, settings, action_repeat=2))
+    with pytest.raises(FaultyEnvironmentError, match=r"\(episode seed 7, step 1\) returned the reward nan"):
+        run(environment, 1)
 
 
 # What leaves a checked environment.
