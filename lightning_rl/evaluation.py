@@ -12,7 +12,7 @@ from lightning_rl.environments import Actions, Array, CheckedEnvironment
 
 
 class Trajectory(NamedTuple):
-    """One whole episode of T steps; ``trajectory._asdict()`` gives tensors and plain values to save."""
+    """One whole episode of T actions; ``trajectory._asdict()`` gives tensors and plain values to save."""
 
     seed: int
     observations: Tensor
@@ -20,7 +20,7 @@ class Trajectory(NamedTuple):
     actions: Tensor
     """``[T, *action_shape]``, in the environment's units."""
     rewards: Tensor
-    """``[T]``, float64 as the environment gave them."""
+    """``[T]``, float64 as the environment gave them; summed up over the steps that an action was held for."""
     terminated: bool
     truncated: bool
 

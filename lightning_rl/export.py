@@ -68,8 +68,9 @@ def export_policy(module: RLModule, output: Path) -> None:
     """Writes the greedy policy to a file.
 
     The file takes float32 observations ``observation``, ``[n, *observation_shape]`` for any n, and gives ``action``,
-    ``[n, *action_shape]``, in the environment's units, as evaluation does. It carries what `metadata` tells: an ONNX
-    file as its model's properties, a ``torch.export`` archive as ``metadata.json``.
+    ``[n, *action_shape]``, in the environment's units, as evaluation does; whoever acts with it holds each action for
+    `action_repeat` steps. It carries what `metadata` tells: an ONNX file as its model's properties, a ``torch.export``
+    archive as ``metadata.json``.
 
     Args:
         module: a trained module.

@@ -87,7 +87,6 @@ def test_sac(small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer, su
     metadata = require_same_policy(module, path, "Pendulum-v1", max_episode_steps=30)
     assert (metadata["algorithm"], metadata["environment"]) == ("SAC", "Pendulum-v1")
     assert metadata["environment_steps"] == "320"
-    assert metadata["action_repeat"] == "1"
     space = json.loads(metadata["action_space"])
     assert space == {"space": "Box", "dtype": "float32", "shape": [1], "low": [-2.0], "high": [2.0]}
 
@@ -112,6 +111,13 @@ def test_discrete_actions(small_trpo: Callable[..., TRPOModule], quiet_trainer: 
     metadata = require_same_policy(module, path, "CartPole-v1", max_episode_steps=30)
     assert json.loads(metadata["action_space"]) == {"space": "Discrete", "dtype": "int64", "n": 2, "start": 0}
     assert json.loads(metadata["observation_space"])["low"][1] is None  # a velocity, without a bound
+
+
+def test_the_file_tells_how_long_actions_are_held(small_sac: Callable[..., SACModule], suffix: str) -> None:
+    path = Path(f"policy{suffix}")
+    export_policy(small_sac(action_repeat=2), path)
+    *_, metadata = played(path, "Pendulum-v1", [0], max_episode_steps=5)
+    assert metadata["action_repeat"] == "2"
 
 
 class Switches(gym.Env[Any, Any]):

@@ -43,8 +43,8 @@ def require_compatible(checkpoint: dict[str, Any], algorithm: str, environment: 
         )
 
 
-def require_same_run(checkpoint: dict[str, Any], environment: str) -> None:
-    """Refuses to let training go on without experience or from that of another environment.
+def require_same_run(checkpoint: dict[str, Any], environment: str, action_repeat: int) -> None:
+    """Refuses to let training go on without experience, from another environment's or from other steps in it.
 
     Raises:
         ValueError: says what the checkpoint has and what to do.
@@ -60,6 +60,12 @@ def require_same_run(checkpoint: dict[str, Any], environment: str) -> None:
             f"the checkpoint was trained on {ours['environment']}, and this module has {environment}: training cannot "
             "go on in another environment. To start from its weights, build the module with load_from_checkpoint and "
             "fit without ckpt_path."
+        )
+    held = ours.get("action_repeat", 1)
+    if held != action_repeat:
+        raise ValueError(
+            f"the checkpoint's actions were held for {held} steps each, and this module has "
+            f"action_repeat={action_repeat}: rewards of both would not go together. Go on with action_repeat={held}."
         )
 
 

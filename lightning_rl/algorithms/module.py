@@ -110,8 +110,9 @@ class RLModule(LightningModule):
             threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
         action_repeat: steps of the environment that an action is held for, in training and evaluation, their rewards
-            summed up: a slower policy explores in longer pushes and sees further with the same γ. All other numbers
-            of steps, but for max_episode_steps, count actions.
+            summed up: a slower policy explores in longer pushes and sees further with the same γ. Settings in steps
+            and the lengths of episodes count actions then; `environment_steps`, the axis of everything logged, and
+            ``max_episode_steps`` count the environment's own steps.
         env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
         restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
             instead of ending with a checkpoint.
@@ -206,7 +207,7 @@ class RLModule(LightningModule):
 
     @torch.no_grad()
     def act(self, observation: Actions, deterministic: bool = True) -> Actions:
-        """The policy, from NumPy to NumPy.
+        """The policy, from NumPy to NumPy; each action is to be held for `action_repeat` steps.
 
         Args:
             observation: one observation in the environment's shape, or many, ``[n, *shape]``.
@@ -264,10 +265,15 @@ class RLModule(LightningModule):
 
     @property
     def environment_steps(self) -> int:
-        """Environment steps done so far, over all ranks: the axis of every logger."""
+        """Environment steps done so far, over all ranks: the axis of every logger.
+
+        Each action counts as `action_repeat` steps, also one that its episode's end broke off.
+        """
         if self._loaded_steps is not None:
             return self._loaded_steps
-        return 0 if self.experience is None else self.experience.collector.steps * self.trainer.world_size
+        if self.experience is None:
+            return 0
+        return self.experience.collector.steps * self.environment.action_repeat * self.trainer.world_size
 
     def make_environments(self) -> VectorEnvironment:
         """Makes this rank's training environments."""
@@ -569,6 +575,7 @@ class RLModule(LightningModule):
             "format": FORMAT,
             "algorithm": self.algorithm,
             "environment": self.environment.name,
+            "action_repeat": self.environment.action_repeat,
             "spaces": describe_spaces(self.observation_space, self.action_space),
             "environment_steps": self.environment_steps,
             "world_size": self.trainer.world_size,
@@ -593,7 +600,7 @@ class RLModule(LightningModule):
             self.double()  # before load_from_checkpoint copies them
         if self.experience is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        require_same_run(checkpoint, self.environment.name)
+        require_same_run(checkpoint, self.environment.name, self.environment.action_repeat)
         self._loaded_steps = None
         experience = checkpoint["experience"]
         try:
@@ -617,7 +624,8 @@ class RLModule(LightningModule):
         steps, ranks = checkpoint["lightning_rl"]["environment_steps"], self.trainer.world_size
         # Not the run's own seed, whose first episodes were lived already.
         self.experience = self.make_experience(checkpoint["experience"]["collector"]["run_seed"] + steps)
-        self.experience.collector.steps = -(-steps // ranks)  # rounded up: what was logged lies in the past
+        per_step = self.environment.action_repeat * ranks
+        self.experience.collector.steps = -(-steps // per_step)  # rounded up: what was logged lies in the past
         refilled = self.experience.take_over(checkpoint["experience"])
         rank_zero_info(
             f"The checkpoint is of {checkpoint['lightning_rl']['world_size']} ranks, and there are {ranks} now: "

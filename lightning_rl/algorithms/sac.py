@@ -71,8 +71,9 @@ class SACModule(RLModule):
             threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
         action_repeat: steps of the environment that an action is held for, in training and evaluation, their rewards
-            summed up: a slower policy explores in longer pushes and sees further with the same γ. All other numbers
-            of steps, but for max_episode_steps, count actions.
+            summed up: a slower policy explores in longer pushes and sees further with the same γ. Settings in steps
+            and the lengths of episodes count actions then; `environment_steps`, the axis of everything logged, and
+            ``max_episode_steps`` count the environment's own steps.
         env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
         restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
             instead of ending with a checkpoint.

@@ -60,8 +60,9 @@ class TRPOModule(RLModule):
             threads of compiled code. Evaluation always runs in this process, with Gymnasium.
         max_episode_steps: truncates episodes after so many steps; needed where the environment sets no limit itself.
         action_repeat: steps of the environment that an action is held for, in training and evaluation, their rewards
-            summed up: a slower policy explores in longer pushes and sees further with the same γ. All other numbers
-            of steps, but for max_episode_steps, count actions.
+            summed up: a slower policy explores in longer pushes and sees further with the same γ. Settings in steps
+            and the lengths of episodes count actions then; `environment_steps`, the axis of everything logged, and
+            ``max_episode_steps`` count the environment's own steps.
         env_timeout: seconds that an ``async`` environment may take to answer; ``None`` waits for ever.
         restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
             instead of ending with a checkpoint.
@@ -342,7 +343,8 @@ class TRPOModule(RLModule):
         """What the value function looks at: the observation, and the share of the time limit that has passed."""
         if not self.value_sees_time:
             return observation
-        return torch.cat([observation, (elapsed / self.time_limit).to(observation).unsqueeze(-1)], dim=-1)
+        passed = elapsed * self.environment.action_repeat / self.time_limit
+        return torch.cat([observation, passed.to(observation).unsqueeze(-1)], dim=-1)
 
     def update_normalizers(self, rollout: Rollout) -> None:
         """Takes a rollout's observations into account where they are normalised: only now, after its last use."""

@@ -23,7 +23,7 @@ class EnvPoolEnvironments:
         spec: its environment must be an id that EnvPool has.
         observation_space: of one environment, as Gymnasium's has it.
         num_envs: how many.
-        limit: actions after which an episode is truncated; ``None`` leaves EnvPool's own.
+        limit: steps after which an episode is truncated; ``None`` leaves EnvPool's own.
     """
 
     takes_seeds = False
@@ -57,31 +57,37 @@ class EnvPoolEnvironments:
     def step(self, actions: Actions) -> Step:
         """Steps every environment, as often as an action is repeated."""
         self._steps += 1
-        self._lengths += 1
-        observation, reward, terminated, truncated = self._held(actions)
+        observation, reward, terminated, truncated = self._hold(actions)
         reward = reward.astype(np.float32)
         if not np.isfinite(reward).all():
             raise FaultyEnvironmentError(f"{self._where(~np.isfinite(reward))} returned a reward that is not finite.")
         self._observation = self._checked(observation)
-        if self._limit is not None:
-            truncated = (self._lengths == self._limit) & ~terminated
         return Step(self._observation, reward, terminated, truncated)
 
-    def _held(self, actions: Actions) -> tuple[Any, Any, Any, Any]:
-        """What the pool returns; an environment whose episode ends waits for the others' remaining steps."""
-        *results, _ = self._pool.step(actions)
+    def _hold(self, actions: Actions) -> tuple[Any, Any, Any, Any]:
+        """Takes actions for as many steps as they are held; whose episode ends waits for the others."""
+        _, observation, reward, terminated, truncated = self._take(actions)
+        if self._spec.action_repeat > 1:
+            observation, reward, terminated, truncated = map(np.copy, (observation, reward, terminated, truncated))
         for _ in range(self._spec.action_repeat - 1):
-            observation, reward, terminated, truncated = (result.copy() for result in results)
             running = np.flatnonzero(~(terminated | truncated)).astype(np.int32)
             if not len(running):
                 break
-            *results, info = self._pool.step(actions[running], running)
-            where = info["env_id"]
-            observation[where], terminated[where], truncated[where] = results[0], results[2], results[3]
-            reward[where] += results[1]
-            results = [observation, reward, terminated, truncated]
-        observation, reward, terminated, truncated = results
+            where, observed, rewarded, died, cut = self._take(actions[running], running)
+            observation[where], terminated[where], truncated[where] = observed, died, cut
+            reward[where] += rewarded
         return observation, reward, terminated, truncated
+
+    def _take(self, actions: Actions, running: Any = None) -> tuple[Any, Any, Any, Any, Any]:
+        """One step, of all environments or of those that run: which they are, in the order of the rest."""
+        observation, reward, terminated, truncated, info = (
+            self._pool.step(actions) if running is None else self._pool.step(actions, running)
+        )
+        where = slice(None) if running is None else info["env_id"]
+        self._lengths[where] += 1
+        if self._limit is not None:
+            truncated = (self._lengths[where] == self._limit) & ~terminated
+        return where, observation, reward, terminated, truncated
 
     def close(self) -> None:
         """Ends the environments."""
@@ -94,7 +100,7 @@ class EnvPoolEnvironments:
 
         kwargs = dict(self._spec.env_kwargs)
         if self._limit is not None:
-            kwargs["max_episode_steps"] = self._limit * self._spec.action_repeat + 1  # which no episode reaches
+            kwargs["max_episode_steps"] = self._limit + 1  # which no episode reaches
         with warnings.catch_warnings():  # EnvPool writes its spaces' bounds in more digits than they have
             warnings.filterwarnings("ignore", message=".*precision lowered by casting")
             pool = envpool.make_gymnasium(self._spec.name, num_envs=self.num_envs, seed=list(seeds), **kwargs)

@@ -30,8 +30,8 @@ class EnvironmentSpec:
     Args:
         env: an id registered with Gymnasium, a callable that makes an environment, or such a callable's import path.
         env_kwargs: keyword arguments for the environment.
-        max_episode_steps: truncates episodes after so many steps; ``None`` leaves the environment's own limit.
-        action_repeat: steps that each action is held for.
+        max_episode_steps: truncates episodes after so many steps of the environment; ``None`` leaves its own limit.
+        action_repeat: steps of the environment that each action is held for.
     """
 
     env: str | Callable[..., gym.Env[Any, Any]]
@@ -155,10 +155,7 @@ def keeps_hidden_state(environment: gym.Env[Any, Any]) -> bool:
 
 
 def time_limit(environment: gym.Env[Any, Any]) -> int | None:
-    """The number of actions after which an episode is truncated, if a limit is declared; the tightest of several."""
-    if isinstance(environment, ActionRepeat):
-        limit = time_limit(environment.env)
-        return None if limit is None else math.ceil(limit / environment.times)
+    """The number of steps after which an episode is truncated, if a limit is declared; the tightest of several."""
     declared = environment.spec.max_episode_steps if environment.spec is not None else None
     limits = [] if declared is None else [declared]
     layer: gym.Env[Any, Any] = environment

@@ -48,6 +48,7 @@ def test_checkpoints_are_plain_and_build_the_module_again(small_sac: SAC, quiet_
         ({"env": "MountainCarContinuous-v0"}, r"trained on Pendulum-v1 .*MountainCarContinuous-v0"),
         ({"buffer_size": 800}, r"buffer_size=400 .* 800"),
         ({"num_envs": 4}, r"2 environments .* num_envs is 4"),
+        ({"action_repeat": 2}, r"held for 1 steps each.*action_repeat=2.*Go on with action_repeat=1"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(

@@ -65,11 +65,13 @@ WALKER = {"env": "BipedalWalker-v3", "max_episode_steps": 1600, "steps_per_epoch
             },
         ),
         ("sac", {"precision": "64-true"}),
+        ("sac", {"action_repeat": 4}),
         ("trpo", {}),
         ("trpo", {"precision": "64-true", "value_rollouts": 2}),
         ("trpo", {**WALKER, "noise_correlation": 0.5}),
         ("trpo", {"squash_actions": True, "normalize_observations": "value", "value_sees_time": True}),
         ("trpo", {"env": "CartPole-v1", "value_target": "gae", "backend": "async"}),
+        ("trpo", {"action_repeat": 4, "value_sees_time": True}),
         (
             "trpo",
             {

@@ -56,6 +56,16 @@ def test_global_step_counts_updates_and_loggers_count_environment_steps(
     assert [event.step for event in events.Scalars("val/return")] == [160, 320]
 
 
+def test_loggers_count_the_steps_that_actions_are_held_for(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    module = small_sac(action_repeat=3)
+    trainer = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version=0))
+    trainer.fit(module)
+    assert module.environment_steps == 3 * 320
+    assert trainer.global_step == (2 * ITEMS - WARM_UP_ITEMS) * UPDATES
+    validated = [row for row in rows() if row["val/return"]]
+    assert [(int(row["step"]), float(row["val/length"])) for row in validated] == [(480, 10), (960, 10)]
+
+
 def test_training_returns_are_those_of_the_episodes_that_ended(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
     module = small_sac(max_episode_steps=8)
     trainer = quiet_trainer(max_epochs=1, logger=CSVLogger("."), log_every_n_steps=1)

@@ -239,6 +239,12 @@ def test_the_value_function_sees_the_time_and_the_policy_does_not(small_trpo: TR
     assert module.policy(observation).shape == (5, 2)
 
 
+def test_the_time_that_the_value_function_sees_counts_the_steps_that_actions_are_held_for(small_trpo: TRPO) -> None:
+    module = small_trpo(value_sees_time=True, action_repeat=3)  # an episode of 30 steps has 10 actions
+    seen = module.seen_by_value(torch.randn(2, 3), torch.tensor([0.0, 5.0]))
+    assert seen[:, -1].tolist() == [0.0, 0.5]
+
+
 def test_squashed_actions_reach_the_environment_and_not_the_density(
     small_trpo: TRPO, quiet_trainer: MakeTrainer
 ) -> None:

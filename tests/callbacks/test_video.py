@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_rl import SACModule, TRPOModule
 from lightning_rl.callbacks import VideoRecorder
+from lightning_rl.callbacks.video import record_episode
 from lightning_rl.environments import VALIDATION_SEEDS
 
 SAC = Callable[..., SACModule]
@@ -76,11 +77,13 @@ def test_prediction_is_recorded(small_trpo: Callable[..., TRPOModule], quiet_tra
     assert recorded == pytest.approx([len(episode.observations) for episode in episodes[:2]], abs=1)
 
 
-def test_each_step_of_a_repeated_action_is_recorded(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
-    trainer = quiet_trainer(callbacks=[VideoRecorder(episodes=1)])
-    episode = trainer.predict(small_sac(action_repeat=3))[0][0]  # of 30 steps
-    assert len(episode.actions) == 10
-    assert len(frames(Path(trainer.log_dir) / "videos" / "0-test.mp4", 500, 500)) == pytest.approx(31, abs=1)
+def test_each_step_of_a_repeated_action_is_recorded(small_sac: SAC, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = small_sac(action_repeat=3)
+    acted = []
+    monkeypatch.setattr(module, "act", lambda observation: acted.append(observation) or np.ones(1, np.float32))
+    recorded = record_episode(module, seed=0, path=Path("film.mp4"))
+    assert len(acted) == 10
+    assert len(recorded) == 31  # of 30 steps
 
 
 def without_pictures() -> gym.Env[Any, Any]:

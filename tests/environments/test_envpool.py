@@ -91,18 +91,28 @@ def test_a_repeated_action_is_held_until_each_episode_ends() -> None:
         for held in range(3):
             one = plain.step(push)
             expected[running], reward[running] = one.observation[running], reward[running] + 1
-            ends |= {held for _ in np.flatnonzero(running & one.terminated)}
+            if (running & one.terminated).any():
+                ends.add(held)
             running = running & ~one.terminated
         alive = reward > 0
         np.testing.assert_array_equal(step.observation[alive], expected[alive])
         np.testing.assert_array_equal(step.reward[alive], reward[alive])
         np.testing.assert_array_equal(~step.terminated[alive], running[alive])
     assert ends == {0, 1, 2}  # some fell in the middle of an action
-    pendulums = make(EnvironmentSpec("Pendulum-v1", action_repeat=3), 2)  # whose limit is 200 steps, 67 actions
-    pendulums.reset([0, 1], np.ones(2, dtype=bool))
-    assert [pendulums.step(np.zeros((2, 1), dtype=np.float32)).truncated.all() for _ in range(67)] == [False] * 66 + [
-        True
-    ]
+
+
+def test_a_limit_breaks_a_repeated_action_off() -> None:
+    both, zeros = np.ones(2, dtype=bool), np.zeros((2, 1), dtype=np.float32)
+    repeated, plain = (make(EnvironmentSpec("Pendulum-v1", action_repeat=times), 2) for times in (3, 1))
+    for environments in (repeated, plain):
+        environments.reset([0, 1], both)
+    for held in [3] * 66 + [2]:  # 200 steps
+        step = repeated.step(zeros)
+        steps = [plain.step(zeros) for _ in range(held)]
+        np.testing.assert_array_equal(step.observation, steps[-1].observation)
+        np.testing.assert_allclose(step.reward, sum(one.reward for one in steps), rtol=1e-6)
+        assert (step.truncated == (held == 2)).all()
+    assert not repeated.step(zeros).truncated.any()  # a new episode
 
 
 @pytest.mark.parametrize("when", ["first", "reset", "step"])

@@ -105,9 +105,6 @@ def test_callable_that_makes_no_environment_is_refused(limit: int | None) -> Non
         (EnvironmentSpec(PendulumEnv, max_episode_steps=9), 9),
         (EnvironmentSpec(lambda: FlattenObservation(TimeLimit(PendulumEnv(), 11))), 11),
         (EnvironmentSpec(lambda: FlattenObservation(PendulumEnv())), None),
-        (EnvironmentSpec("Pendulum-v1", action_repeat=3), 67),  # the last action is held for two steps
-        (EnvironmentSpec("Pendulum-v1", max_episode_steps=8, action_repeat=2), 4),
-        (EnvironmentSpec(PendulumEnv, action_repeat=2), None),
     ],
 )
 def test_time_limit_is_the_step_that_truncates(spec: EnvironmentSpec, limit: int | None) -> None:
@@ -143,6 +140,20 @@ def test_a_repeated_action_is_held_until_the_episode_ends_and_its_rewards_are_su
         assert [terminated for _, _, terminated, _, _ in steps] == [False] * (len(steps) - 1) + [ended]
     assert set(held[:-1]) == {4}
     assert 1 <= held[-1] < 4
+
+
+@pytest.mark.parametrize(("limit", "held"), [(8, [3, 3, 2]), (9, [3, 3, 3])])
+def test_a_limit_counts_the_steps_that_an_action_is_held_for(limit: int, held: list[int]) -> None:
+    environment = EnvironmentSpec(PendulumEnv, max_episode_steps=limit, action_repeat=3).make()
+    environment.reset(seed=0)
+    plain = PendulumEnv()
+    plain.reset(seed=0)
+    for steps in held:
+        observation, reward, _, truncated, _ = environment.step(np.ones(1))
+        rewards = [plain.step(np.ones(1))[1] for _ in range(steps)]
+        np.testing.assert_array_equal(observation, plain._get_obs())
+        assert reward == pytest.approx(sum(rewards))
+    assert truncated
 
 
 @pytest.mark.parametrize("reward", [None, np.nan])
