@@ -1,3 +1,4 @@
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -98,7 +99,9 @@ class EnvPoolEnvironments:
     def _make(self, seeds: Sequence[int]) -> Any:
         import envpool
 
-        kwargs = dict(self._spec.env_kwargs)
+        # Threads that went to sleep between two steps may wake on the same core: then a spare one takes the other core.
+        threads = min(self.num_envs, 2 * (os.cpu_count() or 1))
+        kwargs = {"num_threads": threads, **self._spec.env_kwargs}
         if self._limit is not None:
             kwargs["max_episode_steps"] = self._limit + 1  # which no episode reaches
         with warnings.catch_warnings():  # EnvPool writes its spaces' bounds in more digits than they have
