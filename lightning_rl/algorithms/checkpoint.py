@@ -44,7 +44,7 @@ def require_compatible(checkpoint: dict[str, Any], algorithm: str, environment: 
 
 
 def require_same_run(checkpoint: dict[str, Any], environment: str, action_repeat: int) -> None:
-    """Refuses to let training go on without experience, from another environment's or from other steps in it.
+    """Refuses to let training go on without experience, from another environment's, or with actions held otherwise.
 
     Raises:
         ValueError: says what the checkpoint has and what to do.
@@ -64,8 +64,9 @@ def require_same_run(checkpoint: dict[str, Any], environment: str, action_repeat
     held = ours.get("action_repeat", 1)
     if held != action_repeat:
         raise ValueError(
-            f"the checkpoint's actions were held for {held} steps each, and this module has "
-            f"action_repeat={action_repeat}: rewards of both would not go together. Go on with action_repeat={held}."
+            f"the checkpoint has action_repeat={held}, and this module action_repeat={action_repeat}: their rewards do "
+            f"not go together. Go on with action_repeat={held}, or start from the weights: build the module with "
+            "load_from_checkpoint and fit without ckpt_path."
         )
 
 

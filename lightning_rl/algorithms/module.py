@@ -267,7 +267,7 @@ class RLModule(LightningModule):
     def environment_steps(self) -> int:
         """Environment steps done so far, over all ranks: the axis of every logger.
 
-        Each action counts as `action_repeat` steps, also one that its episode's end broke off.
+        Each action counts as `action_repeat` steps, one that its episode's end broke off as well.
         """
         if self._loaded_steps is not None:
             return self._loaded_steps
@@ -589,7 +589,8 @@ class RLModule(LightningModule):
         """Checks that the checkpoint fits this module, and takes its experience over when training goes on.
 
         Raises:
-            ValueError: the checkpoint has a newer format, other spaces, or (in ``fit``) another environment.
+            ValueError: the checkpoint has a newer format, other spaces, or (in ``fit``) another environment or another
+                `action_repeat`.
         """
         spaces = describe_spaces(self.observation_space, self.action_space)
         require_compatible(checkpoint, self.algorithm, self.environment.name, spaces)

@@ -344,6 +344,7 @@ class TRPOModule(RLModule):
         if not self.value_sees_time:
             return observation
         passed = elapsed * self.environment.action_repeat / self.time_limit
+        passed = passed.clamp(max=1)  # the limit may break the last action off
         return torch.cat([observation, passed.to(observation).unsqueeze(-1)], dim=-1)
 
     def update_normalizers(self, rollout: Rollout) -> None:

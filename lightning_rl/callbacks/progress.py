@@ -94,7 +94,8 @@ class RLProgressBar(RichProgressBar):
             module: Any = trainer.lightning_module
             items = trainer.fit_loop.epoch_loop.batch_progress.current.ready
             epochs = trainer.max_epochs - trainer.current_epoch - items / trainer.num_training_batches
-            an_item = module.experience.steps_per_round * module.rounds_per_item * trainer.world_size
+            actions = module.experience.steps_per_round * module.rounds_per_item * trainer.world_size
+            an_item = actions * module.environment.action_repeat
             left = max(0.0, epochs * trainer.num_training_batches * an_item)
             # Evaluations count here, which time left has to.
             told["left"] = str(timedelta(seconds=round(left * (now - run_began) / (steps - run_first))))

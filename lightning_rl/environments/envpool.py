@@ -58,37 +58,38 @@ class EnvPoolEnvironments:
     def step(self, actions: Actions) -> Step:
         """Steps every environment, as often as an action is repeated."""
         self._steps += 1
-        observation, reward, terminated, truncated = self._hold(actions)
-        reward = reward.astype(np.float32)
+        step = self._hold(actions)
+        reward = step.reward.astype(np.float32)
         if not np.isfinite(reward).all():
             raise FaultyEnvironmentError(f"{self._where(~np.isfinite(reward))} returned a reward that is not finite.")
-        self._observation = self._checked(observation)
-        return Step(self._observation, reward, terminated, truncated)
+        self._observation = self._checked(step.observation)
+        return Step(self._observation, reward, step.terminated, step.truncated)
 
-    def _hold(self, actions: Actions) -> tuple[Any, Any, Any, Any]:
-        """Takes actions for as many steps as they are held; whose episode ends waits for the others."""
-        _, observation, reward, terminated, truncated = self._take(actions)
-        if self._spec.action_repeat > 1:
-            observation, reward, terminated, truncated = map(np.copy, (observation, reward, terminated, truncated))
+    def _hold(self, actions: Actions) -> Step:
+        """Takes actions for as many steps as they are held; an environment whose episode ends waits for the others."""
+        step, _ = self._take(actions)
+        if self._spec.action_repeat == 1:
+            return step
+        held = Step(step.observation.copy(), step.reward.copy(), step.terminated.copy(), step.truncated.copy())
         for _ in range(self._spec.action_repeat - 1):
-            running = np.flatnonzero(~(terminated | truncated)).astype(np.int32)
+            running = np.flatnonzero(~(held.terminated | held.truncated)).astype(np.int32)
             if not len(running):
                 break
-            where, observed, rewarded, died, cut = self._take(actions[running], running)
-            observation[where], terminated[where], truncated[where] = observed, died, cut
-            reward[where] += rewarded
-        return observation, reward, terminated, truncated
+            step, where = self._take(actions[running], running)
+            held.observation[where], held.terminated[where] = step.observation, step.terminated
+            held.truncated[where] = step.truncated
+            held.reward[where] += step.reward
+        return held
 
-    def _take(self, actions: Actions, running: Any = None) -> tuple[Any, Any, Any, Any, Any]:
-        """One step, of all environments or of those that run: which they are, in the order of the rest."""
-        observation, reward, terminated, truncated, info = (
-            self._pool.step(actions) if running is None else self._pool.step(actions, running)
-        )
+    def _take(self, actions: Actions, running: Any = None) -> tuple[Step, Any]:
+        """One step of all environments, or of those that run, and which ones its rows are of."""
+        chosen = (actions,) if running is None else (actions, running)
+        observation, reward, terminated, truncated, info = self._pool.step(*chosen)
         where = slice(None) if running is None else info["env_id"]
         self._lengths[where] += 1
         if self._limit is not None:
             truncated = (self._lengths[where] == self._limit) & ~terminated
-        return where, observation, reward, terminated, truncated
+        return Step(observation, reward, terminated, truncated), where
 
     def close(self) -> None:
         """Ends the environments."""
@@ -100,8 +101,8 @@ class EnvPoolEnvironments:
         import envpool
 
         # Threads that went to sleep between two steps may wake on the same core: then a spare one takes the other core.
-        threads = min(self.num_envs, 2 * (os.cpu_count() or 1))
-        kwargs = {"num_threads": threads, **self._spec.env_kwargs}
+        threads = min(self.num_envs, 2 * len(os.sched_getaffinity(0)))
+        kwargs = {**self._spec.env_kwargs, "num_threads": threads}
         if self._limit is not None:
             kwargs["max_episode_steps"] = self._limit + 1  # which no episode reaches
         with warnings.catch_warnings():  # EnvPool writes its spaces' bounds in more digits than they have

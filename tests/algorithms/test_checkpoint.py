@@ -48,7 +48,7 @@ def test_checkpoints_are_plain_and_build_the_module_again(small_sac: SAC, quiet_
         ({"env": "MountainCarContinuous-v0"}, r"trained on Pendulum-v1 .*MountainCarContinuous-v0"),
         ({"buffer_size": 800}, r"buffer_size=400 .* 800"),
         ({"num_envs": 4}, r"2 environments .* num_envs is 4"),
-        ({"action_repeat": 2}, r"held for 1 steps each.*action_repeat=2.*Go on with action_repeat=1"),
+        ({"action_repeat": 2}, r"has action_repeat=1, .* action_repeat=2.*Go on with action_repeat=1"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -131,14 +131,17 @@ def test_what_a_checkpoint_cannot_store_is_asked_for(small_sac: SAC, quiet_train
     assert SACModule.load_from_checkpoint("local.ckpt", env=make_pendulum).environment.make().unwrapped.g == 5.0
 
 
-def test_steps_that_ranks_do_not_divide_are_rounded_up(small_trpo: Any, quiet_trainer: MakeTrainer) -> None:
+@pytest.mark.parametrize("action_repeat", [1, 2])
+def test_steps_that_ranks_do_not_divide_are_rounded_up(
+    small_trpo: Any, quiet_trainer: MakeTrainer, action_repeat: int
+) -> None:
     trainer = quiet_trainer(max_epochs=1)
-    trainer.fit(small_trpo())
+    trainer.fit(small_trpo(action_repeat=action_repeat))
     trainer.save_checkpoint("two.ckpt", weights_only=False)
     content = torch.load("two.ckpt", weights_only=True)
-    content["lightning_rl"] |= {"world_size": 2, "environment_steps": 3 * 107 - 1}
-    module = small_trpo()
+    content["lightning_rl"] |= {"world_size": 2, "environment_steps": 3 * 107 * action_repeat - 1}
+    module = small_trpo(action_repeat=action_repeat)
     ranks = SimpleNamespace(root_device=torch.device("cpu"))
     module._trainer = SimpleNamespace(world_size=3, global_rank=0, strategy=ranks)
     module._refill(content)
-    assert module.environment_steps == 3 * 107
+    assert module.environment_steps == 3 * 107 * action_repeat

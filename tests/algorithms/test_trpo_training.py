@@ -243,6 +243,9 @@ def test_the_time_that_the_value_function_sees_counts_the_steps_that_actions_are
     module = small_trpo(value_sees_time=True, action_repeat=3)  # an episode of 30 steps has 10 actions
     seen = module.seen_by_value(torch.randn(2, 3), torch.tensor([0.0, 5.0]))
     assert seen[:, -1].tolist() == [0.0, 0.5]
+    module = small_trpo(value_sees_time=True, action_repeat=4)  # whose eighth action is held for two steps
+    seen = module.seen_by_value(torch.randn(2, 3), torch.tensor([7.0, 8.0]))
+    assert seen[:, -1].tolist() == [pytest.approx(28 / 30), 1.0]
 
 
 def test_squashed_actions_reach_the_environment_and_not_the_density(

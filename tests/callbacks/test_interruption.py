@@ -82,7 +82,10 @@ def test_a_callback_of_ones_own_replaces_only_its_kind(
     assert isinstance(trainer.callbacks[-1], Interruption)  # which leaves when the others have saved
 
 
-def test_time_left_is_that_of_the_items_that_a_limit_leaves(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+@pytest.mark.parametrize("action_repeat", [1, 2])
+def test_time_left_is_that_of_the_items_that_a_limit_leaves(
+    small_sac: SAC, quiet_trainer: MakeTrainer, action_repeat: int
+) -> None:
     bar, steps = RLProgressBar(), []
 
     class Watch(Callback):
@@ -95,9 +98,9 @@ def test_time_left_is_that_of_the_items_that_a_limit_leaves(small_sac: SAC, quie
     trainer = quiet_trainer(
         max_epochs=2, limit_train_batches=5, limit_val_batches=0, callbacks=[bar, Watch()], enable_progress_bar=True
     )
-    trainer.fit(small_sac())
-    assert steps[0] == (0, 32, "0:06:40")  # 128 of 160 steps are left, at 32 in 100 seconds
-    assert steps[-1] == (1, 160, "0:00:00")
+    trainer.fit(small_sac(action_repeat=action_repeat))
+    assert steps[0] == (0, 32 * action_repeat, "0:06:40")  # 128 of 160 actions are left, at 32 in 100 seconds
+    assert steps[-1] == (1, 160 * action_repeat, "0:00:00")
 
 
 def test_the_bar_shows_return_steps_and_speed_and_a_users_own_bar_stays(
