@@ -44,7 +44,7 @@ def require_compatible(checkpoint: dict[str, Any], algorithm: str, environment: 
 
 
 def require_same_run(checkpoint: dict[str, Any], environment: str, action_repeat: int) -> None:
-    """Refuses to let training go on without experience, from another environment's, or with actions held otherwise.
+    """Refuses to let training go on without experience, from that of another environment or of other held actions.
 
     Raises:
         ValueError: says what the checkpoint has and what to do.
