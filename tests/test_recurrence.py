@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from lightning_rl.recurrence import decayed_sums
@@ -19,10 +20,11 @@ def test_sums_are_those_of_a_loop() -> None:
     assert torch.equal(x, given)
 
 
-def test_in_float32_every_bit_is_that_of_pytorchs_own_operations() -> None:
+@pytest.mark.parametrize("columns", [1, 5])
+def test_in_float32_every_bit_is_that_of_pytorchs_own_operations(columns: int) -> None:
     random = torch.Generator().manual_seed(1)
-    x, before = torch.randn(200, 5, generator=random), torch.randn(5, generator=random)
-    cut = torch.rand(200, 5, generator=random) < 0.1
+    x, before = torch.randn(200, columns, generator=random), torch.randn(columns, generator=random)
+    cut = torch.rand(200, columns, generator=random) < 0.1
     expected, y = [], before
     for row, where in zip(x, cut, strict=True):
         y = row + 0.97 * y.masked_fill(where, 0)

@@ -25,6 +25,7 @@ from lightning_rl.moments import ReturnScaler, moments, pooled
 from lightning_rl.networks import track
 from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, GreedyPolicy, Policy
 from lightning_rl.networks.value import ValueNetwork
+from lightning_rl.products import fast_products
 from lightning_rl.trust_region import (
     LineSearch,
     fisher_vector_product,
@@ -245,6 +246,7 @@ class TRPOModule(RLModule):
         self.step_schedules()
         self.report(self.summary(rollout, policy, value_loss))
 
+    @fast_products()
     def policy_step(self, rollout: Rollout, rate: float) -> PolicyStep:
         """The natural gradient's direction, as far as the KL divergence allows and the surrogate objective rises.
 
@@ -319,8 +321,8 @@ class TRPOModule(RLModule):
         losses: list[Tensor] = []
         for order in rollout.order:
             losses = []
-            for index in order.split(self.value_batch_size):
-                loss = self.value_loss(seen[index], target[index])
+            for batch in zip(*(each[order].split(self.value_batch_size) for each in (seen, target)), strict=True):
+                loss = self.value_loss(*batch)
                 # The loss is averaged with its gradients, so that all ranks decide alike.
                 loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
                 if not flatten([loss, *gradients]).sum().isfinite():  # which no other number can make good again
@@ -425,12 +427,14 @@ class TRPOModule(RLModule):
         return Acting(self.policy.at_rest(), self.policy.to_environment_at_rest())
 
     @torch.no_grad()
+    @fast_products()  # as in the update, so that a policy that has not moved has a ratio of one
     def log_prob_of(self, observation: Tensor, action: Tensor) -> Tensor:
         """Log π(a|s), on the observations' device."""
         distribution = self.policy(observation.to(self.device, self.parameter_dtype))
         return self.policy.log_prob(distribution, action.to(self.device)).to(observation.device)
 
     @torch.no_grad()
+    @fast_products()
     def value_of(self, observation: Tensor, elapsed: Tensor) -> Tensor:
         """V(s), on the observations' device."""
         seen = self.seen_by_value(observation.to(self.device, self.parameter_dtype), elapsed.to(self.device))

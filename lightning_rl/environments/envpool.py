@@ -101,7 +101,8 @@ class EnvPoolEnvironments:
         import envpool
 
         # Threads that went to sleep between two steps may wake on the same core: then a spare one takes the other core.
-        threads = min(self.num_envs, 2 * len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        threads = min(self.num_envs, cores + cores // 2)
         kwargs = {**self._spec.env_kwargs, "num_threads": threads}
         if self._limit is not None:
             kwargs["max_episode_steps"] = self._limit + 1  # which no episode reaches

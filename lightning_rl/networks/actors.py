@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name that the field knows it by)
 
 from lightning_rl.networks.bounds import inner_bounds
-from lightning_rl.networks.mlp import chain, has_hooks, mlp
+from lightning_rl.networks.mlp import Linear, chain, has_hooks, is_linear, linear, mlp
 
 LOG_STD_MIN = -20.0
 LOG_STD_MAX = 2.0
@@ -30,8 +30,8 @@ class GaussianNetwork(nn.Module):
         super().__init__()
         self.trunk = mlp([observation_size, *hidden_sizes], activation)
         width = hidden_sizes[-1] if hidden_sizes else observation_size
-        self.mean = nn.Linear(width, action_size)
-        self.log_std = nn.Linear(width, action_size)
+        self.mean = Linear(width, action_size)
+        self.log_std = Linear(width, action_size)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """``[…, observation_size]`` to μ and log σ, both ``[…, action_size]``."""
@@ -40,7 +40,7 @@ class GaussianNetwork(nn.Module):
         # A narrow product takes as long to call as to compute: in a compiled function both heads are one.
         if torch.compiler.is_dynamo_compiling() and all(map(_is_plain_linear, heads)):
             weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-            mean, log_std = F.linear(features, weight, bias).split([len(head.weight) for head in heads], dim=-1)
+            mean, log_std = linear(features, weight, bias).split([len(head.weight) for head in heads], dim=-1)
             return mean, log_std
         return self.mean(features), self.log_std(features)
 
@@ -156,7 +156,7 @@ class SquashedGaussianActor(nn.Module):
 
 def _is_plain_linear(layer: nn.Module) -> bool:
     listens = has_hooks(layer) or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer) is nn.Linear and layer.bias is not None and not listens
+    return is_linear(layer) and layer.bias is not None and not listens
 
 
 def squashed_log_prob(u: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
