@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name that the field knows it by)
 
 from lightning_rl.networks.bounds import inner_bounds
-from lightning_rl.networks.mlp import Linear, chain, has_hooks, is_linear, linear, mlp
+from lightning_rl.networks.mlp import chain, has_hooks, mlp
 
 LOG_STD_MIN = -20.0
 LOG_STD_MAX = 2.0
@@ -30,19 +31,28 @@ class GaussianNetwork(nn.Module):
         super().__init__()
         self.trunk = mlp([observation_size, *hidden_sizes], activation)
         width = hidden_sizes[-1] if hidden_sizes else observation_size
-        self.mean = Linear(width, action_size)
-        self.log_std = Linear(width, action_size)
+        self.mean = nn.Linear(width, action_size)
+        self.log_std = nn.Linear(width, action_size)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """``[…, observation_size]`` to μ and log σ, both ``[…, action_size]``."""
+        if torch.compiler.is_dynamo_compiling():
+            return self._compiled_forward(observation)
         features = self.trunk(observation)
-        heads = self.mean, self.log_std
-        # A narrow product takes as long to call as to compute: in a compiled function both heads are one.
-        if torch.compiler.is_dynamo_compiling() and all(map(_is_plain_linear, heads)):
-            weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-            mean, log_std = linear(features, weight, bias).split([len(head.weight) for head in heads], dim=-1)
-            return mean, log_std
         return self.mean(features), self.log_std(features)
+
+    def _compiled_forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` in fewer kernels, but for layers of one's own and where somebody waits for a part to be called."""
+        features, heads = observation, (self.mean, self.log_std)
+        falls_apart = type(self.trunk) is nn.Sequential and not _listens(self.trunk)
+        for part in self.trunk if falls_apart else [self.trunk]:
+            features = _linear(features, part.weight, part.bias) if _is_plain_linear(part) else part(features)
+        if not all(map(_is_plain_linear, heads)):
+            return self.mean(features), self.log_std(features)
+        # A narrow product takes as long to call as to compute: both heads are one.
+        weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+        mean, log_std = _linear(features, weight, bias).split([len(head.weight) for head in heads], dim=-1)
+        return mean, log_std
 
 
 class SquashedGaussianActor(nn.Module):
@@ -154,9 +164,21 @@ class SquashedGaussianActor(nn.Module):
         return self.to_environment(self.greedy(observation))
 
 
-def _is_plain_linear(layer: nn.Module) -> bool:
-    listens = has_hooks(layer) or layer._backward_hooks or layer._backward_pre_hooks
-    return is_linear(layer) and layer.bias is not None and not listens
+def _is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(layer) is nn.Linear and layer.bias is not None and not _listens(layer)
+
+
+def _listens(layer: nn.Module) -> bool:
+    return bool(has_hooks(layer) or layer._backward_hooks or layer._backward_pre_hooks)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer in a compiled function, whose bias is added in the same pass as the activation.
+
+    A product that is added to a bias copies it to every row before, in a pass of its own. The compiler would put a sum
+    of a product and a bias together to such a one again, and leaves a difference as it is.
+    """
+    return F.linear(x, weight) - (-bias)
 
 
 def squashed_log_prob(u: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:

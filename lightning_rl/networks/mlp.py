@@ -2,43 +2,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TypeGuard
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (the name that the field knows it by)
-
-
-class Linear(nn.Linear):
-    """``torch.nn.Linear``, whose bias a compiled function adds where it computes the activation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[…, inputs]`` to ``[…, outputs]``."""
-        return linear(x, self.weight, self.bias)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer's x Wᵀ + b, ``[…, inputs]`` to ``[…, outputs]``.
-
-    A product with a bias copies the bias to every row before it, in a pass of its own; a compiled function adds it
-    in the pass of what follows instead. It is written as a difference there, because the compiler would put the sum of
-    a product and a bias together again.
-    """
-    if torch.compiler.is_dynamo_compiling():
-        return F.linear(x, weight) - (-bias)
-    return F.linear(x, weight, bias)
-
-
-def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a layer is PyTorch's linear one or ours, and no class of one's own that computes something else."""
-    return type(layer) in (Linear, nn.Linear)
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
     """Linear layers of the given sizes, an activation after each."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [Linear(inputs, outputs), activation()]
+        layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers)
 
 
@@ -47,7 +19,7 @@ def orthogonal_mlp(
 ) -> nn.Sequential:
     """Hidden layers and a linear output; weights orthogonal, with gain √2 in the hidden layers, biases zero."""
     sizes = [inputs, *hidden_sizes]
-    output = Linear(sizes[-1], outputs)
+    output = nn.Linear(sizes[-1], outputs)
     network = nn.Sequential(*mlp(sizes, activation), output)
     for layer in network:
         if isinstance(layer, nn.Linear):
@@ -80,7 +52,9 @@ def at_rest(network: nn.Module) -> Callable[[Tensor], Tensor]:
 def chain(layers: Iterable[nn.Module]) -> Callable[[Tensor], Tensor]:
     """What layers without hooks do one after another, without the modules' own calls."""
     steps = [
-        partial(F.linear, weight=layer.weight, bias=layer.bias) if is_linear(layer) else layer.forward
+        partial(nn.functional.linear, weight=layer.weight, bias=layer.bias)
+        if type(layer) is nn.Linear
+        else layer.forward
         for layer in layers
     ]
 

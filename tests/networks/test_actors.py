@@ -213,6 +213,8 @@ def test_gaussian_network_is_two_heads_on_one_relu_trunk() -> None:
         ("pruned", 3),
         ("a head without a bias", 3),
         ("a head of one's own", 3),
+        ("a layer of one's own", 2),
+        ("a trunk of one's own", 2),
     ],
 )
 def test_a_compiled_network_computes_both_heads_in_one_product(what: str, products: int) -> None:
@@ -226,6 +228,10 @@ def test_a_compiled_network_computes_both_heads_in_one_product(what: str, produc
         network.log_std = nn.Linear(16, 3, bias=False)
     if what == "a head of one's own":
         network.log_std = Doubled(16, 3)
+    if what == "a layer of one's own":
+        network.trunk[0] = Doubled(5, 16)
+    if what == "a trunk of one's own":
+        network.trunk = Doubled(5, 16)
     seen: list[int] = []
 
     def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
@@ -245,9 +251,10 @@ def test_a_compiled_network_computes_both_heads_in_one_product(what: str, produc
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # PyTorch's compiler looks at it, where hooks interrupt it
-def test_a_head_of_a_compiled_network_can_be_listened_to_backwards() -> None:
+@pytest.mark.parametrize("part", ["mean", "trunk", "trunk.0"])
+def test_a_part_of_a_compiled_network_can_be_listened_to_backwards(part: str) -> None:
     network, calls = GaussianNetwork(5, 3, (16,), nn.ReLU), []
-    network.mean.register_full_backward_hook(lambda *each: calls.append(each))
+    network.get_submodule(part).register_full_backward_hook(lambda *each: calls.append(each))
     torch._dynamo.reset()
     mean, log_std = torch.compile(network, backend="eager")(torch.randn(7, 5))
     (mean * log_std).sum().backward()
