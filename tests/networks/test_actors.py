@@ -256,7 +256,7 @@ def test_a_part_of_a_compiled_network_can_be_listened_to_backwards(part: str) ->
     network, calls = GaussianNetwork(5, 3, (16,), nn.ReLU), []
     network.get_submodule(part).register_full_backward_hook(lambda *each: calls.append(each))
     torch._dynamo.reset()
-    mean, log_std = torch.compile(network, backend="eager")(torch.randn(7, 5))
+    mean, log_std = torch.compile(network, backend="eager")(torch.randn(7, 5, requires_grad=True))
     (mean * log_std).sum().backward()
     assert len(calls) == 1
 
