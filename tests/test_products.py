@@ -1,8 +1,15 @@
 """Matrix products by oneDNN keep float32's digits, or are not used."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_rl import TRPOModule, products
 from lightning_rl.products import fast_products
 
 SHAPES = [((256, 28), (28, 256)), ((256, 256), (256, 1)), ((2, 256, 256), (2, 256, 256)), ((2, 28, 64), (2, 64, 512))]
@@ -23,6 +30,35 @@ def test_fast_products_are_float32_products(left: tuple[int, ...], right: tuple[
     assert bool(((product - exact).abs() <= bound).all())
 
 
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("context", [float64_by_default(), torch.autocast("cpu", torch.bfloat16)])
+def test_float32_products_are_tried_whatever_the_precision_of_who_asks_first(
+    context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matmul = pytest.importorskip("torch.backends.mkldnn").matmul
+    tried: list[torch.dtype] = []
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
+                tried.append(result.dtype)
+            return result
+
+    with context, Watched():
+        products._are_exact.__wrapped__(matmul)
+    assert tried.count(torch.float32) == 2
+    assert torch.bfloat16 not in tried
+
+
 def test_the_users_setting_comes_back() -> None:
     matmul = pytest.importorskip("torch.backends.mkldnn").matmul
     before = matmul.fp32_precision
@@ -34,3 +70,27 @@ def test_the_users_setting_comes_back() -> None:
     with pytest.raises(RuntimeError):
         fails()
     assert matmul.fp32_precision == before
+
+
+def test_trpo_has_them_in_its_policy_step_and_not_in_its_value_functions_fit(
+    small_trpo: Callable[..., TRPOModule], quiet_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matmul = pytest.importorskip("torch.backends.mkldnn").matmul
+    before = matmul.fp32_precision
+    monkeypatch.setattr(products, "_are_exact", lambda matmul: True)
+    module = small_trpo()
+    seen: dict[str, set[str]] = {}
+
+    def watch(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def watched(*arguments: Any) -> Any:
+            seen.setdefault(name, set()).add(matmul.fp32_precision)
+            return function(*arguments)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for owner, name in ((module, "full_step"), (module.policy, "log_prob"), (module, "value_loss")):
+        watch(owner, name)
+    quiet_trainer(max_epochs=1, logger=False, enable_checkpointing=False).fit(module)
+    assert seen == {"full_step": {"bf16"}, "log_prob": {"bf16"}, "value_loss": {before}}

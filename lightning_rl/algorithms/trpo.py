@@ -434,7 +434,7 @@ class TRPOModule(RLModule):
         return self.policy.log_prob(distribution, action.to(self.device)).to(observation.device)
 
     @torch.no_grad()
-    @fast_products()
+    @fast_products()  # but not in the value function's fit, whose minibatches are small: a call takes longer
     def value_of(self, observation: Tensor, elapsed: Tensor) -> Tensor:
         """V(s), on the observations' device."""
         seen = self.seen_by_value(observation.to(self.device, self.parameter_dtype), elapsed.to(self.device))

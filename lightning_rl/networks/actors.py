@@ -173,10 +173,10 @@ def _listens(layer: nn.Module) -> bool:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer in a compiled function, whose bias is added in the same pass as the activation.
+    """A linear layer in a compiled function, whose bias is added in the pass of whatever follows.
 
-    A product that is added to a bias copies it to every row before, in a pass of its own. The compiler would put a sum
-    of a product and a bias together to such a one again, and leaves a difference as it is.
+    A product with a bias first copies the bias to every row, in a pass of its own. The compiler would merge a product
+    and a sum into that again; a difference it leaves alone.
     """
     return F.linear(x, weight) - (-bias)
 

@@ -213,13 +213,15 @@ def test_gaussian_network_is_two_heads_on_one_relu_trunk() -> None:
         ("pruned", 3),
         ("a head without a bias", 3),
         ("a head of one's own", 3),
+        ("no hidden layer", 1),
+        ("a pruned layer", 2),
         ("a layer of one's own", 2),
         ("a trunk of one's own", 2),
     ],
 )
 def test_a_compiled_network_computes_both_heads_in_one_product(what: str, products: int) -> None:
     torch.manual_seed(0)
-    network = GaussianNetwork(5, 3, (16,), nn.ReLU)
+    network = GaussianNetwork(5, 3, () if what == "no hidden layer" else (16,), nn.ReLU)
     if what == "pruned":
         prune.random_unstructured(network.mean, "weight", 0.5)
     if what == "one deviation for all":
@@ -228,14 +230,19 @@ def test_a_compiled_network_computes_both_heads_in_one_product(what: str, produc
         network.log_std = nn.Linear(16, 3, bias=False)
     if what == "a head of one's own":
         network.log_std = Doubled(16, 3)
+    if what == "a pruned layer":
+        prune.random_unstructured(network.trunk[0], "weight", 0.5)
     if what == "a layer of one's own":
         network.trunk[0] = Doubled(5, 16)
     if what == "a trunk of one's own":
         network.trunk = Doubled(5, 16)
     seen: list[int] = []
+    with_bias: list[torch.fx.Node] = []
 
     def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
-        seen.append(sum(node.target is F.linear for node in graph.graph.nodes))
+        linear = [node for node in graph.graph.nodes if node.target is F.linear]
+        seen.append(len(linear))
+        with_bias.extend(node for node in linear if len(node.args) > 2 and node.args[2] is not None)
         return graph.forward
 
     observation = torch.randn(7, 5)
@@ -243,6 +250,8 @@ def test_a_compiled_network_computes_both_heads_in_one_product(what: str, produc
     compiled = torch.compile(network, backend=count, fullgraph=True)
     torch.testing.assert_close(compiled(observation), network(observation))
     assert seen == [products]
+    if what in ("ours", "no hidden layer"):  # biases are added with the activation
+        assert not with_bias
     gradients = []
     for forward in (compiled, network):
         mean, log_std = forward(observation)
@@ -262,7 +271,7 @@ def test_a_part_of_a_compiled_network_can_be_listened_to_backwards(part: str) ->
 
 
 class Doubled(nn.Linear):
-    """A head of one's own."""
+    """A layer of one's own."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * super().forward(x)
