@@ -40,9 +40,7 @@ def float64_by_default() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("context", [float64_by_default(), torch.autocast("cpu", torch.bfloat16)])
-def test_float32_products_are_tried_whatever_the_precision_of_who_asks_first(
-    context: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_float32_products_are_tried_whatever_the_precision_of_who_asks_first(context: Any) -> None:
     matmul = pytest.importorskip("torch.backends.mkldnn").matmul
     tried: list[torch.dtype] = []
 

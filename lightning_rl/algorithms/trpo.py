@@ -317,12 +317,12 @@ class TRPOModule(RLModule):
         if rollout.earlier is not None:
             seen = torch.cat([seen, self.seen_by_value(rollout.earlier.observation, rollout.earlier.elapsed)])
             target = torch.cat([target, rollout.earlier.value_target])
-        parameters = list(self.value.parameters())
+        parameters, size = list(self.value.parameters()), self.value_batch_size
         losses: list[Tensor] = []
         for order in rollout.order:
             losses = []
-            for batch in zip(*(each[order].split(self.value_batch_size) for each in (seen, target)), strict=True):
-                loss = self.value_loss(*batch)
+            for inputs, targets in zip(seen[order].split(size), target[order].split(size), strict=True):
+                loss = self.value_loss(inputs, targets)
                 # The loss is averaged with its gradients, so that all ranks decide alike.
                 loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
                 if not flatten([loss, *gradients]).sum().isfinite():  # which no other number can make good again

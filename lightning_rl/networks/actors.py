@@ -43,10 +43,11 @@ class GaussianNetwork(nn.Module):
 
     def _compiled_forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` in fewer kernels, but for layers of one's own and where somebody waits for a part to be called."""
-        features, heads = observation, (self.mean, self.log_std)
-        falls_apart = type(self.trunk) is nn.Sequential and not _listens(self.trunk)
-        for part in self.trunk if falls_apart else [self.trunk]:
-            features = _linear(features, part.weight, part.bias) if _is_plain_linear(part) else part(features)
+        layers = self.trunk if type(self.trunk) is nn.Sequential and not _listens(self.trunk) else [self.trunk]
+        features = observation
+        for layer in layers:
+            features = _linear(features, layer.weight, layer.bias) if _is_plain_linear(layer) else layer(features)
+        heads = self.mean, self.log_std
         if not all(map(_is_plain_linear, heads)):
             return self.mean(features), self.log_std(features)
         # A narrow product takes as long to call as to compute: both heads are one.
