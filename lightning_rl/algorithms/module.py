@@ -1,7 +1,8 @@
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -168,7 +169,7 @@ class RLModule(LightningModule):
         if backend == "envpool":
             require_envpool(self.environment)
         self.experience: Experience | None = None
-        self._policy_at_rest: Acting | None = None  # while a round is lived through
+        self._policy_at_rest: Acting | None = None  # while rounds are lived through
         self._loaded_steps: int | None = None  # of the checkpoint whose weights the module holds
         self._loaded_random: dict[str, Tensor] | None = None  # of the checkpoint from which training is about to go on
         self._evaluation_environments: list[CheckedEnvironment] = []
@@ -357,19 +358,27 @@ class RLModule(LightningModule):
         """
         assert self.experience is not None
         lost: EnvironmentLostError | None = None
-        self._policy_at_rest = self._acting_for_host()
-        try:
-            self.experience.interact()
-        except EnvironmentLostError as error:
-            lost = error
-        finally:
-            self._policy_at_rest = None
+        with self.policy_at_rest():
+            try:
+                self.experience.interact()
+            except EnvironmentLostError as error:
+                lost = error
         if self.backend == "async" and self.trainer.world_size > 1:  # no other backend loses environments
             lost = self._lost_anywhere(lost)
         if lost is not None:
             lost.everywhere = True
             raise lost
         return self.experience.draw()
+
+    @contextmanager
+    def policy_at_rest(self) -> Iterator[None]:
+        """Acts meanwhile as `acting_at_rest` does; within another of its kind nothing changes."""
+        outer = self._policy_at_rest
+        self._policy_at_rest = outer or self._acting_for_host()
+        try:
+            yield
+        finally:
+            self._policy_at_rest = outer
 
     @torch.no_grad()
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
@@ -250,8 +251,10 @@ class SACModule(RLModule):
                 flush_denormals(optimizer)
         update = self._compiled_update() if self._updates_at_once else self._update_step_by_step()
         done = self.learn_from(updates, update)
-        while self.item_goes_on():
-            done += self.learn_from(self.next_round(), update)
+        if self.item_goes_on():
+            with self.policy_at_rest():
+                while self.item_goes_on():
+                    done += self.learn_from(self.next_round(), update)
         if self.is_logging_step():
             self.report(self.summary(done))
 
@@ -345,13 +348,9 @@ class SACModule(RLModule):
 
     def each_update(self, updates: Updates) -> Iterator[tuple[Transition, Noise]]:
         """The minibatches of a round one by one, no more of them than ``max_steps`` allows."""
-        count = len(updates.batch.reward)
-        left = self.updates_left()
-        for index in range(count if left is None else min(count, left)):
-            yield (
-                Transition(*(field[index] for field in updates.batch)),
-                Noise(*(field[index] for field in updates.noise)),
-            )
+        batches, noises = (zip(*(field.unbind() for field in fields), strict=True) for fields in updates)
+        for batch, noise in islice(zip(batches, noises, strict=True), self.updates_left()):
+            yield Transition(*batch), Noise(*noise)
 
     def _update_step_by_step(self) -> MakeUpdate:
         return partial(self.update, partial(self.descend, self.update_optimizers()))
@@ -447,7 +446,8 @@ class SACModule(RLModule):
         with outside_precision(self.device.type):
             updates = self.trainer.precision_plugin.convert_input(self.next_item())
         updates = self.on_before_batch_transfer(updates, dataloader_idx=0)
-        moved: Updates = self.trainer.strategy.batch_to_device(updates)
+        updates = self.transfer_batch_to_device(updates, self.device, dataloader_idx=0)
+        moved: Updates = self.on_after_batch_transfer(updates, dataloader_idx=0)
         return moved
 
     def item_goes_on(self) -> bool:

