@@ -51,5 +51,7 @@ class ExplorationNoise:
         # In NumPy, which takes a third of the time that PyTorch's calls do for so few numbers.
         fresh = white.numpy()
         coloured = (1 - self.correlation**2) ** 0.5 * fresh + self.correlation * self.value.numpy()
-        self.value = torch.from_numpy(np.where(first[:, None], fresh, coloured) if first.any() else coloured)
+        if np.count_nonzero(first):
+            coloured = np.where(first[:, None], fresh, coloured)
+        self.value = torch.from_numpy(coloured)
         return self.value

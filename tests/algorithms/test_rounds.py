@@ -77,6 +77,24 @@ def test_several_rounds_an_item_learn_what_single_ones_do(
     assert same(learned(one), learned(several))
 
 
+def test_the_rounds_of_an_item_share_one_way_of_acting(run: Callable[..., tuple[Trainer, Counts]]) -> None:
+    made: list[int] = []
+
+    def counts(module: SACModule) -> None:
+        make = module.acting_at_rest
+
+        def counted() -> Any:
+            made.append(module.environment_steps)
+            return make()
+
+        module.acting_at_rest = counted
+
+    trainer, _ = run(5, prepare=counts, max_epochs=1)
+    # For an item's first round, which Lightning's loop asks for, and once for all others.
+    assert made == [step for item in range(0, 160, 20) for step in (item, item + 4)]
+    assert trainer.lightning_module._policy_at_rest is None
+
+
 @pytest.mark.parametrize("limit", [1, 6, 7])
 def test_max_steps_ends_an_item_early(run: Callable[..., tuple[Trainer, Counts]], limit: int) -> None:
     (one, each), (several, _) = run(1, max_steps=limit), run(5, max_steps=limit)
