@@ -1,8 +1,7 @@
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -169,7 +168,7 @@ class RLModule(LightningModule):
         if backend == "envpool":
             require_envpool(self.environment)
         self.experience: Experience | None = None
-        self._policy_at_rest: Acting | None = None  # while rounds are lived through
+        self._policy_at_rest: Acting | None = None  # while a round is lived through
         self._loaded_steps: int | None = None  # of the checkpoint whose weights the module holds
         self._loaded_random: dict[str, Tensor] | None = None  # of the checkpoint from which training is about to go on
         self._evaluation_environments: list[CheckedEnvironment] = []
@@ -350,35 +349,30 @@ class RLModule(LightningModule):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
-    def next_item(self) -> Any:
+    def next_item(self, acting: Acting | None = None) -> Any:
         """A round of interaction, and what is learned from after it.
+
+        Args:
+            acting: the way to explore, if it was made already.
 
         Raises:
             EnvironmentLostError: environments failed, of whichever rank: all stop at this place, and can save.
         """
         assert self.experience is not None
         lost: EnvironmentLostError | None = None
-        with self.policy_at_rest():
-            try:
-                self.experience.interact()
-            except EnvironmentLostError as error:
-                lost = error
+        self._policy_at_rest = acting or self._acting_for_host()
+        try:
+            self.experience.interact()
+        except EnvironmentLostError as error:
+            lost = error
+        finally:
+            self._policy_at_rest = None
         if self.backend == "async" and self.trainer.world_size > 1:  # no other backend loses environments
             lost = self._lost_anywhere(lost)
         if lost is not None:
             lost.everywhere = True
             raise lost
         return self.experience.draw()
-
-    @contextmanager
-    def policy_at_rest(self) -> Iterator[None]:
-        """Acts meanwhile as `acting_at_rest` does; within another of its kind nothing changes."""
-        outer = self._policy_at_rest
-        self._policy_at_rest = outer or self._acting_for_host()
-        try:
-            yield
-        finally:
-            self._policy_at_rest = outer
 
     @torch.no_grad()
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:

@@ -251,10 +251,10 @@ class SACModule(RLModule):
                 flush_denormals(optimizer)
         update = self._compiled_update() if self._updates_at_once else self._update_step_by_step()
         done = self.learn_from(updates, update)
-        if self.item_goes_on():
-            with self.policy_at_rest():
-                while self.item_goes_on():
-                    done += self.learn_from(self.next_round(), update)
+        acting: Acting | None = None  # made once for all other rounds: it reads the weights as they change
+        while self.item_goes_on():
+            acting = acting or self._acting_for_host()
+            done += self.learn_from(self.next_round(acting), update)
         if self.is_logging_step():
             self.report(self.summary(done))
 
@@ -348,9 +348,9 @@ class SACModule(RLModule):
 
     def each_update(self, updates: Updates) -> Iterator[tuple[Transition, Noise]]:
         """The minibatches of a round one by one, no more of them than ``max_steps`` allows."""
-        batches, noises = (zip(*(field.unbind() for field in fields), strict=True) for fields in updates)
-        for batch, noise in islice(zip(batches, noises, strict=True), self.updates_left()):
-            yield Transition(*batch), Noise(*noise)
+        batches = map(Transition._make, zip(*(field.unbind() for field in updates.batch), strict=True))
+        noises = map(Noise._make, zip(*(field.unbind() for field in updates.noise), strict=True))
+        return islice(zip(batches, noises, strict=False), self.updates_left())
 
     def _update_step_by_step(self) -> MakeUpdate:
         return partial(self.update, partial(self.descend, self.update_optimizers()))
@@ -441,13 +441,17 @@ class SACModule(RLModule):
             and not any(is_overridden(hook, callback, Callback) for callback in trainer.callbacks)
         )
 
-    def next_round(self) -> Updates:
-        """Another round of interaction for the same item, as Lightning's loop takes it from the stream."""
+    def next_round(self, acting: Acting) -> Updates:
+        """Another round of interaction for the same item; it goes through the module's hooks for a batch, as others do.
+
+        Args:
+            acting: the way to explore.
+        """
         with outside_precision(self.device.type):
-            updates = self.trainer.precision_plugin.convert_input(self.next_item())
-        updates = self.on_before_batch_transfer(updates, dataloader_idx=0)
-        updates = self.transfer_batch_to_device(updates, self.device, dataloader_idx=0)
-        moved: Updates = self.on_after_batch_transfer(updates, dataloader_idx=0)
+            updates = self.trainer.precision_plugin.convert_input(self.next_item(acting))
+        updates = self.on_before_batch_transfer(updates, 0)
+        updates = self.transfer_batch_to_device(updates, self.device, 0)
+        moved: Updates = self.on_after_batch_transfer(updates, 0)
         return moved
 
     def item_goes_on(self) -> bool:
@@ -508,7 +512,7 @@ class SACModule(RLModule):
         return self.actor.to_environment(self.actor.explore(observation, noise))
 
     def acting_at_rest(self) -> Acting:
-        """The actor's ways to explore."""
+        """The actor's ways to explore, which read its weights as they change."""
         return Acting(self.actor.explore_at_rest(), self.actor.to_environment_at_rest())
 
     # The experience.

@@ -49,8 +49,9 @@ class ExplorationNoise:
             self.value = white
             return white
         # In NumPy, which takes a third of the time that PyTorch's calls do for so few numbers.
+        correlation = float(self.correlation)  # NumPy's own number, as of a sweep, would make float64 of the noise
         fresh = white.numpy()
-        coloured = (1 - self.correlation**2) ** 0.5 * fresh + self.correlation * self.value.numpy()
+        coloured = (1 - correlation**2) ** 0.5 * fresh + correlation * self.value.numpy()
         if np.count_nonzero(first):
             coloured = np.where(first[:, None], fresh, coloured)
         self.value = torch.from_numpy(coloured)

@@ -81,7 +81,7 @@ class ReplayBuffer:
 
         Args:
             observation: ``[num_envs, observation_size]``.
-            action: ``[num_envs, action_size]``, normalised.
+            action: ``[num_envs, action_size]``, normalised; on the CPU.
             reward: ``[num_envs]``.
             next_observation: ``[num_envs, observation_size]``, an ended episode's true last one.
             terminated: ``[num_envs]``.
@@ -205,7 +205,7 @@ class ReplayBuffer:
 
 
 def _write(ring: Tensor, row: int, values: Array | Mask) -> None:
-    """Sets ``[num_envs, …]`` of ``[rows, num_envs, …]``; on the CPU by way of NumPy, in a third of the time."""
+    """Sets a row, ``[num_envs, …]``, of ``[rows, num_envs, …]``; on the CPU by way of NumPy, in a third of the time."""
     if ring.device.type == "cpu":
         ring.numpy()[row] = values
     else:

@@ -203,6 +203,11 @@ def test_noise_without_correlation_is_white() -> None:
         np.testing.assert_array_equal(found, torch.randn(8, 1, generator=random)[:, 0].numpy())
 
 
+def test_noise_is_in_float32_whatever_number_the_correlation_is() -> None:
+    noise = ExplorationNoise(np.float64(0.5), 2, 1).draw(np.array([True, False]), torch.Generator())
+    assert noise.dtype == torch.float32
+
+
 @pytest.mark.parametrize("correlation", [0.5, 0.9])
 def test_noise_is_stationary_with_the_given_correlation(correlation: float) -> None:
     steps = noises(correlation, [True] + [False] * 5)
