@@ -126,7 +126,7 @@ class Collector:
         self._returns += step.reward
         self._observation = step.observation
         ended = step.terminated | step.truncated
-        if np.count_nonzero(ended):  # which takes a fifth of the time of `any`, here and elsewhere in a step
+        if np.count_nonzero(ended):  # in a fifth of the time that ended.any() takes, at every step
             for index in np.flatnonzero(ended):
                 self._finished.append(Episode(float(self._returns[index]), int(self.lengths[index])))
             try:

@@ -52,7 +52,7 @@ class ExplorationNoise:
         correlation = float(self.correlation)  # NumPy's own number, as of a sweep, would make float64 of the noise
         fresh = white.numpy()
         coloured = (1 - correlation**2) ** 0.5 * fresh + correlation * self.value.numpy()
-        if np.count_nonzero(first):
+        if np.count_nonzero(first):  # as in `Collector.step`
             coloured = np.where(first[:, None], fresh, coloured)
         self.value = torch.from_numpy(coloured)
         return self.value

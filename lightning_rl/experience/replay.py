@@ -107,7 +107,7 @@ class ReplayBuffer:
         Args:
             ended: ``[num_envs]``.
         """
-        if self._filled == 0 or not np.count_nonzero(ended):
+        if self._filled == 0 or not np.count_nonzero(ended):  # as in `Collector.step`
             return
         where = torch.from_numpy(np.flatnonzero(ended))
         numbers = torch.arange(self._endings_end, self._endings_end + len(where))

@@ -183,11 +183,16 @@ def test_nothing_of_an_items_gradients_is_kept(run: Callable[..., tuple[Trainer,
     assert set(kept) == {0}
 
 
-def test_a_batch_hook_sees_every_round(run: Callable[..., tuple[Trainer, Counts]]) -> None:
+@pytest.mark.parametrize("hook", ["on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"])
+def test_a_batch_hook_sees_every_round(run: Callable[..., tuple[Trainer, Counts]], hook: str) -> None:
     seen: list[int] = []
 
     def watch(module: SACModule) -> None:
-        module.on_before_batch_transfer = lambda batch, dataloader_idx: (seen.append(dataloader_idx), batch)[1]
+        def watched(batch: Any, *others: Any, **named: int) -> Any:  # Lightning's loop names the index for one of them
+            seen.append(*named.values() or others[-1:])
+            return batch
+
+        setattr(module, hook, watched)
 
     run(5, prepare=watch, max_epochs=1, limit_val_batches=0)  # an evaluation's batches go through it too
     assert seen == [0] * 40
