@@ -4,10 +4,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import linearize, vjp
+from torch.func import jvp, linearize, vjp
 
 from lightning_rl.compilation import repeated_tracing
 from lightning_rl.distributed import average as average_over_ranks
+
+
+WORTH_LINEARIZING = 6144
+"""States from which tracing a linearised network costs less than computing the network anew for every product."""
 
 
 class LineSearch(NamedTuple):
@@ -88,8 +92,9 @@ def fisher_vector_product(
     """Makes v ↦ F v + damping · v, with F = mean over states of Jᵀ M J, the policy's Fisher information.
 
     J is the Jacobian of the distribution's parameters with respect to the policy's, M the distribution's own Fisher
-    matrix, known in closed form. The network is linearised once in forward mode, for J v, and once in reverse
-    mode, for Jᵀ u, so that nothing is differentiated twice (Schulman et al. 2015, 1502.05477, appendix C.1).
+    matrix, known in closed form. J v comes from forward mode, Jᵀ u from reverse mode, whose graph serves all products,
+    so that nothing is differentiated twice (Schulman et al. 2015, 1502.05477, appendix C.1). With many states forward
+    mode is traced once as well, for the same digits.
 
     Args:
         distribution: the policy's parameters to the distributions' at all of this rank's states, ``[…, P]``.
@@ -102,10 +107,17 @@ def fisher_vector_product(
         A function of flat vectors, ``[n]`` to ``[n]``, in the parameters' order (`flatten`).
     """
     primals = [parameter.detach().clone() for parameter in parameters]
-    with repeated_tracing():
-        point, pushforward = linearize(distribution, primals)
-    pullback = vjp(distribution, primals)[1]
+    point, pullback = vjp(distribution, primals)
     states = point.shape[:-1].numel()
+    if states < WORTH_LINEARIZING:
+
+        def pushforward(tangents: Sequence[Tensor]) -> Tensor:
+            tangent: Tensor = jvp(distribution, (primals,), (tangents,))[1]
+            return tangent
+
+    else:
+        with repeated_tracing():
+            pushforward = linearize(distribution, primals)[1]
 
     def product(vector: Tensor) -> Tensor:
         tangent = pushforward(unflatten(vector, primals))

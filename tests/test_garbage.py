@@ -46,7 +46,9 @@ def test_the_collector_works_again_after_an_error() -> None:
     assert gc.isenabled()
 
 
-def test_an_update_leaves_no_activation_behind() -> None:
+@pytest.mark.parametrize("worth_linearizing", [0, 10_000])
+def test_an_update_leaves_no_activation_behind(worth_linearizing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_rl.trust_region.WORTH_LINEARIZING", worth_linearizing)
     module = TRPOModule(env="Pendulum-v1", num_envs=4, hidden_sizes=(37, 37), value_batch_size=64)
 
     def activations() -> int:

@@ -35,8 +35,15 @@ def categorical() -> Policy:
     return CategoricalPolicy(3, MultiDiscrete([2, 3]), hidden_sizes=(4,), activation=nn.SiLU)
 
 
+@pytest.fixture(params=["linearised", "anew"])
+def forward_mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether products trace the network once, or compute it anew every time."""
+    states = STATES if request.param == "anew" else 0
+    monkeypatch.setattr("lightning_rl.trust_region.WORTH_LINEARIZING", states + 1)
+
+
 @pytest.fixture(params=[gaussian, categorical])
-def policy(request: pytest.FixtureRequest) -> Policy:
+def policy(request: pytest.FixtureRequest, forward_mode: None) -> Policy:
     torch.manual_seed(0)
     policy: Policy = request.param().double()
     for layer in policy.network:
@@ -122,6 +129,20 @@ def test_fisher_product_leaves_no_graph_and_repeats_itself(policy: Policy, obser
     assert not first.requires_grad
     assert torch.equal(product(vector), first)
     assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_the_product_has_the_same_digits_however_forward_mode_is_had(
+    observation: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = gaussian().double()
+    vector = torch.randn(size(policy), dtype=torch.float64)
+    anew = product_at(policy, observation)(vector)
+    monkeypatch.setattr("lightning_rl.trust_region.linearize", None)
+    assert torch.equal(product_at(policy, observation)(vector), anew)  # a few states need none
+    monkeypatch.undo()
+    monkeypatch.setattr("lightning_rl.trust_region.WORTH_LINEARIZING", STATES)
+    monkeypatch.setattr("lightning_rl.trust_region.jvp", None)
+    assert torch.equal(product_at(policy, observation)(vector), anew)
 
 
 def test_states_may_have_any_leading_shape(policy: Policy, observation: Tensor) -> None:

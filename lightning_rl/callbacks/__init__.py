@@ -11,7 +11,7 @@ from lightning_rl.callbacks.curve import LearningCurve
 from lightning_rl.callbacks.interruption import Interrupted, Interruption
 from lightning_rl.callbacks.progress import RLProgressBar
 from lightning_rl.callbacks.ranks import SameWeights
-from lightning_rl.callbacks.schedules import FallingNoise, GrowingHorizon, RisingCorrelation
+from lightning_rl.callbacks.schedules import FallingNoise, GrowingHorizon, GrowingPenalty, RisingCorrelation
 from lightning_rl.callbacks.summary import RunSummary
 from lightning_rl.callbacks.trajectories import TrajectoryWriter
 from lightning_rl.callbacks.video import VideoRecorder
@@ -20,6 +20,7 @@ __all__ = [
     "BestCheckpoint",
     "FallingNoise",
     "GrowingHorizon",
+    "GrowingPenalty",
     "Interrupted",
     "Interruption",
     "LastCheckpoint",

@@ -1,11 +1,13 @@
 """What may change while a module trains: functions of its updates alone, so that a resumed run goes on exactly."""
 
+import math
 from abc import abstractmethod
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_rl.experience import RolloutExperience
 from lightning_rl.networks.policies import GaussianPolicy
 
 
@@ -158,6 +160,49 @@ class RisingCorrelation(ByUpdates):
         gaussian_policy(module, "RisingCorrelation")
         begun: float = module.hparams.noise_correlation
         module.experience.noise.correlation = begun + (self.correlation - begun) * share
+
+
+class GrowingPenalty(ByUpdates):
+    """Lets TRPO's penalties grow linearly with its updates, from mild ones to the environment's own.
+
+    Until then rewards below a floor count as the floor. A fall that costs more than all that was ever gained teaches a
+    walker to stand; one that costs little lets it run first, and then not fall. Logged and evaluated returns are the
+    environment's own.
+
+    Args:
+        first: the floor before the first change, below zero: the worst that a step, an action's if it is held, may cost.
+        last: the floor that is reached, below `first`: the environment's worst reward, since from then on there is no
+            floor.
+        updates: after so many.
+        begin: updates before it begins to fall.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(self, first: float, last: float, updates: int, begin: int = 0) -> None:
+        super().__init__(updates, begin)
+        if not -math.inf < last < first < 0:
+            raise ValueError(f"first={first}, last={last}: finite numbers below zero were expected, and last the lower.")
+        self.first = first
+        self.last = last
+
+    def change(self, module: Any, share: float) -> None:
+        """Sets the floor.
+
+        Raises:
+            TypeError: the module has no rollouts.
+        """
+        if not isinstance(module.experience, RolloutExperience):
+            raise TypeError(f"GrowingPenalty is for the rollouts of TRPOModule, and this {type(module).__name__} has none.")
+        floor = self.first + (self.last - self.first) * share
+        module.experience.reward_floor = floor if share < 1 else -math.inf
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Takes the floor away: a later run without this callback has none."""
+        experience = pl_module.experience
+        if stage == "fit" and isinstance(experience, RolloutExperience):
+            experience.reward_floor = -math.inf
 
 
 def gaussian_policy(module: Any, callback: str) -> GaussianPolicy:

@@ -1,3 +1,4 @@
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -165,6 +166,8 @@ class RolloutExperience:
         self._device = torch.device(device)
         self.steps_per_round = memory.reward.numel()
         self.noise = noise
+        self.reward_floor = -math.inf
+        """What lower rewards count as."""
         self._written = 0
         self._actor = actor
         self._estimate = estimate
@@ -205,6 +208,7 @@ class RolloutExperience:
         apart[-1] = True
         led_to, after = memory.next_observation[apart].to(self._device), memory.elapsed[apart].to(self._device) + 1
         next_value[apart.nonzero(as_tuple=True)] = actor.value_of(led_to, after)
+        reward = reward.clamp(min=self.reward_floor)
         if self._return_scaler is not None:
             reward = self._return_scaler.scale(reward, ended)
         advantage, value_target = self._estimate(reward, value, next_value, terminated, ended)

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -6,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from lightning_rl import SACModule, TRPOModule
-from lightning_rl.callbacks import FallingNoise, GrowingHorizon, RisingCorrelation
+from lightning_rl.callbacks import FallingNoise, GrowingHorizon, GrowingPenalty, RisingCorrelation
 
 TRPO = Callable[..., TRPOModule]
 MakeTrainer = Callable[..., Trainer]
@@ -44,6 +45,14 @@ def noises(module: TRPOModule) -> list[torch.Tensor]:
         return explore(observation, noise)
 
     module.explore = watch
+    return used
+
+
+def rewards(module: TRPOModule) -> list[torch.Tensor]:
+    """The rewards of each rollout, ``[steps, num_envs]``, as its advantages are estimated from them."""
+    used: list[torch.Tensor] = []
+    estimate = module.estimate
+    module.estimate = lambda *arguments: (used.append(arguments[0].clone()), estimate(*arguments))[1]
     return used
 
 
@@ -105,12 +114,38 @@ def test_the_correlation_of_the_noise_rises(small_trpo: TRPO, quiet_trainer: Mak
     assert seen == pytest.approx([0.0, 0.0, 0.45, 0.9], abs=0.08)
 
 
+def test_rewards_below_a_sinking_floor_count_as_the_floor(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo(normalize_rewards=False)
+    used, lived = rewards(module), []
+    estimate = module.estimate
+    module.estimate = lambda *arguments: (lived.append(module.experience.memory.reward.clone()), estimate(*arguments))[1]
+    callback = GrowingPenalty(first=-1.0, last=-9.0, updates=6, begin=2)
+    quiet_trainer(max_epochs=1, callbacks=[callback]).fit(module)
+    floors = [-1, -1, -1, -3, -5, -7, -math.inf, -math.inf, -math.inf, -math.inf]
+    for counted, reward, floor in zip(used, lived, floors, strict=True):
+        assert torch.equal(counted, torch.where(reward < floor, floor, reward))
+    assert min(float(reward.min()) for reward in lived[:6]) < -5  # Pendulum's are as low as -16
+
+
+def test_a_floor_does_not_outlive_its_callback(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    module = small_trpo(normalize_rewards=False)
+    used = rewards(module)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[GrowingPenalty(first=-1.0, last=-9.0, updates=600)])
+    trainer.fit(module)
+    assert min(float(reward.min()) for reward in used) > -2
+    assert trainer.callback_metrics["train/return"] < -60  # of 30 steps: the environment's own
+    used.clear()
+    quiet_trainer(max_epochs=1).fit(module)
+    assert min(float(reward.min()) for reward in used) < -3
+
+
 @pytest.mark.parametrize(
     ("make", "watch"),
     [
         (lambda: GrowingHorizon(gamma=0.98, updates=25), discounts),
         (lambda: FallingNoise(first=0.5, last=0.1, updates=25), deviations),
         (lambda: RisingCorrelation(correlation=0.9, updates=25), noises),
+        (lambda: GrowingPenalty(first=-1.0, last=-5.0, updates=25), rewards),
     ],
 )
 def test_a_resumed_run_goes_on_with_what_it_had(
@@ -141,6 +176,9 @@ def test_a_resumed_run_goes_on_with_what_it_had(
         (GrowingHorizon, {"gamma": 0.9, "updates": 5, "begin": 5}, "begin=5: an integer from 0 to updates=5"),
         (FallingNoise, {"first": 0.0, "last": 0.1, "updates": 5}, "first=0.0: a finite number above zero"),
         (FallingNoise, {"first": 0.5, "last": float("inf"), "updates": 5}, "last=inf: a finite number above zero"),
+        (GrowingPenalty, {"first": 0.0, "last": -9.0, "updates": 5}, "first=0.0, last=-9.0: finite numbers below zero"),
+        (GrowingPenalty, {"first": -9.0, "last": -1.0, "updates": 5}, "first=-9.0, last=-1.0.*last the lower"),
+        (GrowingPenalty, {"first": -1.0, "last": -math.inf, "updates": 5}, "last=-inf: finite numbers"),
         (RisingCorrelation, {"correlation": 1.0, "updates": 5}, r"correlation=1.0: a number in \[0, 1\)"),
     ],
 )
@@ -180,3 +218,11 @@ def test_noise_that_changes_is_for_a_gaussian_policy_of_trpo(
         quiet_trainer(max_epochs=1, callbacks=[callback]).fit(small_sac())
     with pytest.raises(TypeError, match=r"this TRPOModule has a CategoricalPolicy"):
         quiet_trainer(max_epochs=1, callbacks=[callback]).fit(small_trpo(env="CartPole-v1"))
+
+
+def test_a_penalty_that_grows_is_for_rollouts(
+    small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer
+) -> None:
+    callback = GrowingPenalty(first=-1.0, last=-9.0, updates=5)
+    with pytest.raises(TypeError, match=r"rollouts of TRPOModule, and this SACModule has none"):
+        quiet_trainer(max_epochs=1, callbacks=[callback]).fit(small_sac())
