@@ -9,9 +9,9 @@ from torch.func import jvp, linearize, vjp
 from lightning_rl.compilation import repeated_tracing
 from lightning_rl.distributed import average as average_over_ranks
 
-
 WORTH_LINEARIZING = 6144
-"""States from which tracing a linearised network costs less than computing the network anew for every product."""
+"""States from which tracing a linearised network costs less than computing the network anew for every product: between
+4,096 and 8,192, with ten iterations and two layers of 64 units on two cores."""
 
 
 class LineSearch(NamedTuple):
@@ -97,7 +97,8 @@ def fisher_vector_product(
     mode is traced once as well, for the same digits.
 
     Args:
-        distribution: the policy's parameters to the distributions' at all of this rank's states, ``[…, P]``.
+        distribution: the policy's parameters to the distributions' at all of this rank's states, ``[…, P]``; whatever
+            else it looks at stays as it is while products are taken.
         parameters: the policy's learned ones, where F is taken and stays, whatever becomes of them afterwards.
         metric: the distributions' parameters and a tangent to M · tangent, ``[…, P]`` each.
         damping: added to F's diagonal, so that it is positive definite.
@@ -107,7 +108,7 @@ def fisher_vector_product(
         A function of flat vectors, ``[n]`` to ``[n]``, in the parameters' order (`flatten`).
     """
     primals = [parameter.detach().clone() for parameter in parameters]
-    point, pullback = vjp(distribution, primals)
+    point, pullback = vjp(distribution, primals)[:2]
     states = point.shape[:-1].numel()
     if states < WORTH_LINEARIZING:
 

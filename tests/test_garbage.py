@@ -61,7 +61,8 @@ def test_an_update_leaves_no_activation_behind(worth_linearizing: int, monkeypat
     assert activations() == 0
 
 
-def test_an_update_leaves_no_source_text_behind() -> None:
+def test_an_update_leaves_no_source_text_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_rl.trust_region.WORTH_LINEARIZING", 0)
     module = TRPOModule(env="Pendulum-v1", num_envs=4, value_batch_size=64)
     parameters = list(module.learned().values())
     gradient = torch.ones(sum(parameter.numel() for parameter in parameters))

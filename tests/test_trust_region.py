@@ -1,6 +1,6 @@
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -131,18 +131,19 @@ def test_fisher_product_leaves_no_graph_and_repeats_itself(policy: Policy, obser
     assert all(parameter.grad is None for parameter in policy.parameters())
 
 
+@pytest.mark.parametrize("make", [gaussian, categorical])
 def test_the_product_has_the_same_digits_however_forward_mode_is_had(
-    observation: Tensor, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Policy], observation: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = gaussian().double()
-    vector = torch.randn(size(policy), dtype=torch.float64)
-    anew = product_at(policy, observation)(vector)
-    monkeypatch.setattr("lightning_rl.trust_region.linearize", None)
-    assert torch.equal(product_at(policy, observation)(vector), anew)  # a few states need none
-    monkeypatch.undo()
+    torch.manual_seed(0)
+    policy, states = make().float(), observation.float()
+    vector = torch.randn(size(policy))
+    with monkeypatch.context() as without:
+        without.setattr("lightning_rl.trust_region.linearize", None)  # a few states need none
+        anew = product_at(policy, states)(vector)
     monkeypatch.setattr("lightning_rl.trust_region.WORTH_LINEARIZING", STATES)
     monkeypatch.setattr("lightning_rl.trust_region.jvp", None)
-    assert torch.equal(product_at(policy, observation)(vector), anew)
+    assert torch.equal(product_at(policy, states)(vector), anew)
 
 
 def test_states_may_have_any_leading_shape(policy: Policy, observation: Tensor) -> None:

@@ -68,7 +68,7 @@ class TRPOModule(RLModule):
         restart_envs: whether ``async`` environments that died, hung or raised are made again, and training goes on,
             instead of ending with a checkpoint.
         hidden_sizes: widths of the hidden layers of policy and value function.
-        activation: the class of the activation after each hidden layer; it is traced, and may not branch on numbers.
+        activation: the class of the activation after each hidden layer; it may be traced: no branching on numbers.
         gamma: discount γ of the return.
         gae_lambda: λ of the advantage estimate: 0 trusts the value function, 1 the rewards.
         max_kl: δ, the mean KL divergence from the old policy that a step may reach.
@@ -284,7 +284,7 @@ class TRPOModule(RLModule):
         step = unflatten(search.fraction * full_step, parameters)
         return PolicyStep(step, search, float(gradient.norm()), entropy, None)
 
-    @swept()  # a linearised network is a graph, whose nodes hold one another
+    @swept()  # a linearised network, if there are many states, is a graph, whose nodes hold one another
     def full_step(self, observation: Tensor, parameters: Sequence[Tensor], gradient: Tensor) -> Tensor | None:
         """The step that the line search begins with, ``[n]``, if any; F is of every `fisher_stride`-th state."""
         states = observation.flatten(0, 1)[:: self.fisher_stride]

@@ -170,7 +170,7 @@ class GrowingPenalty(ByUpdates):
     environment's own.
 
     Args:
-        first: the floor before the first change, below zero: the worst that a step, an action's if it is held, may cost.
+        first: the floor at first, below zero, for the rewards of a step, or with `action_repeat` of an action.
         last: the floor that is reached, below `first`: the environment's worst reward, since from then on there is no
             floor.
         updates: after so many.
@@ -183,7 +183,9 @@ class GrowingPenalty(ByUpdates):
     def __init__(self, first: float, last: float, updates: int, begin: int = 0) -> None:
         super().__init__(updates, begin)
         if not -math.inf < last < first < 0:
-            raise ValueError(f"first={first}, last={last}: finite numbers below zero were expected, and last the lower.")
+            raise ValueError(
+                f"first={first}, last={last}: finite numbers below zero were expected, and last the lower."
+            )
         self.first = first
         self.last = last
 
@@ -194,7 +196,8 @@ class GrowingPenalty(ByUpdates):
             TypeError: the module has no rollouts.
         """
         if not isinstance(module.experience, RolloutExperience):
-            raise TypeError(f"GrowingPenalty is for the rollouts of TRPOModule, and this {type(module).__name__} has none.")
+            kind = type(module).__name__
+            raise TypeError(f"GrowingPenalty is for the rollouts of TRPOModule, and this {kind} has none.")
         floor = self.first + (self.last - self.first) * share
         module.experience.reward_floor = floor if share < 1 else -math.inf
 
@@ -203,6 +206,10 @@ class GrowingPenalty(ByUpdates):
         experience = pl_module.experience
         if stage == "fit" and isinstance(experience, RolloutExperience):
             experience.reward_floor = -math.inf
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Takes the floor away after an interruption as well, where Lightning leaves `teardown` out."""
+        self.teardown(trainer, pl_module, "fit")
 
 
 def gaussian_policy(module: Any, callback: str) -> GaussianPolicy:

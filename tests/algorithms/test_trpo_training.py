@@ -300,7 +300,7 @@ def test_a_fisher_matrix_of_every_nth_state_trains(small_trpo: TRPO, quiet_train
     module.policy.forward = lambda observation: (seen.append(observation.shape[:-1].numel()), forward(observation))[1]
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(module)
-    assert 2 * 10 <= seen.count(2 * 16 // 4) <= (2 + module.cg_iters) * 10  # once for Jᵀ, and once a product for J
+    assert 2 * 10 <= seen.count(2 * 16 // 4) <= (2 + module.cg_iters) * 10  # once for Jᵀ, once a product for J
     assert trainer.callback_metrics["trpo/kl"] <= module.max_kl
 
 

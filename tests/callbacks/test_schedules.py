@@ -117,8 +117,13 @@ def test_the_correlation_of_the_noise_rises(small_trpo: TRPO, quiet_trainer: Mak
 def test_rewards_below_a_sinking_floor_count_as_the_floor(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
     module = small_trpo(normalize_rewards=False)
     used, lived = rewards(module), []
-    estimate = module.estimate
-    module.estimate = lambda *arguments: (lived.append(module.experience.memory.reward.clone()), estimate(*arguments))[1]
+    count = module.estimate
+
+    def estimate(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        lived.append(module.experience.memory.reward.clone())
+        return count(*arguments)
+
+    module.estimate = estimate
     callback = GrowingPenalty(first=-1.0, last=-9.0, updates=6, begin=2)
     quiet_trainer(max_epochs=1, callbacks=[callback]).fit(module)
     floors = [-1, -1, -1, -3, -5, -7, -math.inf, -math.inf, -math.inf, -math.inf]
@@ -128,12 +133,13 @@ def test_rewards_below_a_sinking_floor_count_as_the_floor(small_trpo: TRPO, quie
 
 
 def test_a_floor_does_not_outlive_its_callback(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    seed_everything(0)
     module = small_trpo(normalize_rewards=False)
     used = rewards(module)
     trainer = quiet_trainer(max_epochs=1, callbacks=[GrowingPenalty(first=-1.0, last=-9.0, updates=600)])
     trainer.fit(module)
     assert min(float(reward.min()) for reward in used) > -2
-    assert trainer.callback_metrics["train/return"] < -60  # of 30 steps: the environment's own
+    assert trainer.callback_metrics["train/return"] < -45  # of 30 steps: the environment's own
     used.clear()
     quiet_trainer(max_epochs=1).fit(module)
     assert min(float(reward.min()) for reward in used) < -3
@@ -220,9 +226,7 @@ def test_noise_that_changes_is_for_a_gaussian_policy_of_trpo(
         quiet_trainer(max_epochs=1, callbacks=[callback]).fit(small_trpo(env="CartPole-v1"))
 
 
-def test_a_penalty_that_grows_is_for_rollouts(
-    small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer
-) -> None:
+def test_a_penalty_that_grows_is_for_rollouts(small_sac: Callable[..., SACModule], quiet_trainer: MakeTrainer) -> None:
     callback = GrowingPenalty(first=-1.0, last=-9.0, updates=5)
     with pytest.raises(TypeError, match=r"rollouts of TRPOModule, and this SACModule has none"):
         quiet_trainer(max_epochs=1, callbacks=[callback]).fit(small_sac())
