@@ -1,7 +1,7 @@
 """Trains a configuration with several seeds, one after another, and reports each run.
 
     python benchmarks/learn.py configs/sac/pendulum.yaml results/sac-pendulum --seeds 0 1 2
-    python benchmarks/learn.py configs/trpo/bipedal_walker.yaml results/time_to_300 --stop_at 300
+    python benchmarks/learn.py configs/trpo/bipedal_walker_fast.yaml results/time_to_300 --stop_at 300
     python benchmarks/learn.py configs/sac/bipedal_walker.yaml results/sac-bipedal_walker --model.compile true
 
 Each seed's report (see report_run.py) goes into a folder of its own; `summary.json` holds the test returns and the

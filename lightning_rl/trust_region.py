@@ -11,7 +11,7 @@ from lightning_rl.distributed import average as average_over_ranks
 
 WORTH_LINEARIZING = 6144
 """States from which tracing a linearised network costs less than computing the network anew for every product: between
-4,096 and 8,192, with ten iterations and two layers of 64 units on two cores."""
+4,096 and 8,192 on one processor, more on another, with ten iterations and two layers of 64 units."""
 
 
 class LineSearch(NamedTuple):
