@@ -145,6 +145,19 @@ def test_a_floor_does_not_outlive_its_callback(small_trpo: TRPO, quiet_trainer: 
     assert min(float(reward.min()) for reward in used) < -3
 
 
+def test_a_floor_does_not_outlive_an_interruption(small_trpo: TRPO, quiet_trainer: MakeTrainer) -> None:
+    class Breaks(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            assert pl_module.experience.reward_floor == -1.0
+            raise ZeroDivisionError
+
+    module = small_trpo()
+    callbacks = [GrowingPenalty(first=-1.0, last=-9.0, updates=600), Breaks()]
+    with pytest.raises(ZeroDivisionError):
+        quiet_trainer(max_epochs=1, callbacks=callbacks).fit(module)
+    assert module.experience.reward_floor == -math.inf
+
+
 @pytest.mark.parametrize(
     ("make", "watch"),
     [
