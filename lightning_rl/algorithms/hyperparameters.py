@@ -4,6 +4,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -84,6 +85,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
     if isinstance(value, partial) and not value.args:
         path = import_path(value.func)
         if path is not None:

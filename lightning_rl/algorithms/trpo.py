@@ -23,6 +23,7 @@ from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutM
 from lightning_rl.garbage import swept
 from lightning_rl.moments import ReturnScaler, moments, pooled
 from lightning_rl.networks import track
+from lightning_rl.networks.mirror import Mirror
 from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, GreedyPolicy, Policy
 from lightning_rl.networks.value import ValueNetwork
 from lightning_rl.products import fast_products
@@ -80,6 +81,9 @@ class TRPOModule(RLModule):
         rollout_steps: steps of each environment a rollout.
         squash_actions: whether tanh brings a Gaussian's samples into the bounds of the actions, instead of clipping:
             then a policy that acts at full force still feels what a smaller action would change.
+        mirror: in which the environment looks the same, as with the two legs of a walker exchanged: the policy then
+            does the same in the mirror, and the value function is fitted to what it shows as well. Nobody checks
+            that the environment does. Actions are real numbers.
         noise_correlation: correlation ρ of successive sampling noise, in [0, 1), where actions are real numbers; 0 is
             white noise, the paper's. Log-probabilities are those of single actions, whatever ρ is.
         value_epochs: passes of the value function's fit over a rollout.
@@ -136,6 +140,7 @@ class TRPOModule(RLModule):
         line_search_decay: float = 0.8,
         rollout_steps: int = 128,
         squash_actions: bool = False,
+        mirror: Mirror | None = None,
         noise_correlation: float = 0.0,
         value_epochs: int = 10,
         value_batch_size: int = 512,
@@ -217,6 +222,7 @@ class TRPOModule(RLModule):
             activation=activation,
             normalize_observations=normalize_observations is True,
             squash_actions=squash_actions,
+            mirror=mirror,
         )
         self.averaged_policy = deepcopy(self.policy).requires_grad_(False) if policy_averaging else None
         if noise_correlation and isinstance(self.policy, CategoricalPolicy):
@@ -307,6 +313,7 @@ class TRPOModule(RLModule):
         over_all = pooled(moments(advantage.unsqueeze(-1)))
         return (advantage - over_all.mean.to(advantage)) / (over_all.variance.to(advantage).sqrt() + 1e-8)
 
+    @fast_products()
     def fit_value(self, rollout: Rollout, optimizer: Any) -> float:
         """Fits V to its targets by `value_epochs` passes of minibatches; returns the mean loss of the last one.
 
@@ -321,7 +328,8 @@ class TRPOModule(RLModule):
         losses: list[Tensor] = []
         for order in rollout.order:
             losses = []
-            for inputs, targets in zip(seen[order].split(size), target[order].split(size), strict=True):
+            inputs_of_all = self.half_mirrored(seen[order])
+            for inputs, targets in zip(inputs_of_all.split(size), target[order].split(size), strict=True):
                 loss = self.value_loss(inputs, targets)
                 # The loss is averaged with its gradients, so that all ranks decide alike.
                 loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
@@ -330,6 +338,17 @@ class TRPOModule(RLModule):
                 self.apply_gradients(optimizer, gradients)
                 losses.append(loss)
         return float(torch.stack(losses).mean())
+
+    def half_mirrored(self, seen: Tensor) -> Tensor:
+        """Every other one of rows in random order as it looks in the mirror, if there is one: V is the same there.
+
+        Args:
+            seen: ``[n, …]``, as `seen_by_value` gives it; it is changed.
+        """
+        if self.policy.reflections is not None:
+            own = slice(None, self.observation_size)  # but for the time, which no mirror changes
+            seen[::2, own] = self.policy.reflections.of_observation(seen[::2, own])
+        return seen
 
     def value_loss(self, seen: Tensor, target: Tensor) -> Tensor:
         """Mean (V(s) − target)².
@@ -482,17 +501,27 @@ class TRPOModule(RLModule):
 
 
 def make_policy(
-    name: str, action_space: gym.Space[Any], observation_size: int, squash_actions: bool, **settings: Any
+    name: str,
+    action_space: gym.Space[Any],
+    observation_size: int,
+    squash_actions: bool,
+    mirror: Mirror | None,
+    **settings: Any,
 ) -> Policy:
     """The policy that an action space asks for.
 
     Raises:
         TypeError: there is none.
-        ValueError: choices are to be squashed.
+        ValueError: choices are to be squashed or mirrored.
     """
     if isinstance(action_space, Box):
-        return GaussianPolicy(observation_size, action_space, squash_actions=squash_actions, **settings)
+        return GaussianPolicy(observation_size, action_space, squash_actions=squash_actions, mirror=mirror, **settings)
     if isinstance(action_space, Discrete | MultiDiscrete):
+        if mirror is not None:
+            raise ValueError(
+                f"mirror={mirror}: {name} has the action space {action_space}, and choices are not mirrored: leave "
+                "mirror at None."
+            )
         if squash_actions:
             raise ValueError(
                 f"squash_actions=True: {name} has the action space {action_space}, and choices are not squashed: leave "

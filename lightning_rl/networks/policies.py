@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_rl.moments import Normalizer
 from lightning_rl.networks.bounds import inner_bounds
+from lightning_rl.networks.mirror import Mirror, Reflection, Reflections
 from lightning_rl.networks.mlp import at_rest, has_hooks, orthogonal_mlp
 
 Bound = NDArray[np.float64]
@@ -44,6 +45,7 @@ class Policy(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.normalizer = Normalizer(observation_size) if normalize_observations else None
+        self.reflections: Reflections | None = None
         # Parameters near zero: the first actions are spread evenly, whatever the observation.
         self.network = orthogonal_mlp(observation_size, hidden_sizes, activation, parameter_size, output_gain=0.01)
 
@@ -138,10 +140,12 @@ class GaussianPolicy(Policy):
         activation: makes the activation after each of them.
         normalize_observations: whether the policy holds a `Normalizer` and looks through it.
         squash_actions: whether tanh brings actions into their bounds, instead of clipping.
+        mirror: in which the policy looks the same: μ(s) is ½ (f(s) + A f(E s)) with f the network's, and the deviations
+            of exchanged actions are one, their geometric mean (van der Pol et al. 2020, 2006.16908, section 3.2).
 
     Raises:
         TypeError: the space holds integers.
-        ValueError: actions without bounds are to be squashed into them.
+        ValueError: actions without bounds are to be squashed into them, or the mirror does not fit.
     """
 
     low: Tensor
@@ -157,6 +161,7 @@ class GaussianPolicy(Policy):
         activation: Callable[[], nn.Module] = nn.Tanh,
         normalize_observations: bool = True,
         squash_actions: bool = False,
+        mirror: Mirror | None = None,
     ) -> None:
         if not np.issubdtype(action_space.dtype, np.floating):
             raise TypeError(f"the action space {action_space} holds integers, and a Gaussian acts in real numbers.")
@@ -176,11 +181,32 @@ class GaussianPolicy(Policy):
             self.register_buffer(name, bound)
         for name, value in {"action_scale": scale, "action_bias": bias}.items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()))
+        self.reflections = None if mirror is None else Reflections(mirror, observation_size, size)
+        if self.reflections is not None:
+            self._require_symmetric_bounds(self.reflections.of_action, action_space)
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[…, observation_size]`` to μ and log σ, ``[…, 2 · action_size]``."""
-        mean = self.network(self.normalize(observation))
-        return torch.cat([mean, self.log_std.expand_as(mean)], dim=-1)
+        mean = self._symmetric(self._mean)(observation)
+        return torch.cat([mean, self._shared_log_std().expand_as(mean)], dim=-1)
+
+    def _mean(self, observation: Tensor) -> Tensor:
+        mean: Tensor = self.network(self.normalize(observation))
+        return mean
+
+    def _symmetric(self, mean: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return mean if self.reflections is None else self.reflections.symmetric(mean)
+
+    def _shared_log_std(self) -> Tensor:
+        return self.log_std if self.reflections is None else self.reflections.shared(self.log_std)
+
+    def _require_symmetric_bounds(self, reflect: Reflection, action_space: Box) -> None:
+        scale, bias = self.action_scale, self.action_bias
+        if not (scale[reflect.index].equal(scale) and reflect(bias).equal(bias)):
+            raise ValueError(
+                f"mirror: the action space {action_space} has bounds that look different in it: the same ones were "
+                "expected for both places of a pair, and opposite ones for a place that is negated."
+            )
 
     def draw_noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """ε ~ N(0, 1), ``[*shape, action_size]``."""
@@ -199,7 +225,7 @@ class GaussianPolicy(Policy):
         """`explore`, to be used for as long as nothing of the policy changes: σ is then computed once."""
         if has_hooks(self):
             return self.explore
-        mean, std = self._network_at_rest(), self.log_std.detach().exp()
+        mean, std = self._symmetric(self._network_at_rest()), self._shared_log_std().detach().exp()
         return lambda observation, noise: mean(observation) + std * noise
 
     def to_environment_at_rest(self) -> Callable[[Tensor], Tensor]:
@@ -217,7 +243,7 @@ class GaussianPolicy(Policy):
 
     def mode_at_rest(self) -> Callable[[Tensor], Tensor]:
         """The mean μ, to be used for as long as nothing changes."""
-        return super().mode_at_rest() if has_hooks(self) else self._network_at_rest()
+        return super().mode_at_rest() if has_hooks(self) else self._symmetric(self._network_at_rest())
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         """Σ log N(u; μ, σ), ``[…]``."""
