@@ -70,13 +70,17 @@ def test_the_users_setting_comes_back() -> None:
     assert matmul.fp32_precision == before
 
 
-def test_trpos_updates_have_them(
-    small_trpo: Callable[..., TRPOModule], quiet_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("value_batch_size", [1023, 1024])
+def test_trpos_updates_have_them_but_for_small_minibatches(
+    small_trpo: Callable[..., TRPOModule],
+    quiet_trainer: Callable[..., Trainer],
+    monkeypatch: pytest.MonkeyPatch,
+    value_batch_size: int,
 ) -> None:
     matmul = pytest.importorskip("torch.backends.mkldnn").matmul
     before = matmul.fp32_precision
     monkeypatch.setattr(products, "_are_exact", lambda matmul: True)
-    module = small_trpo()
+    module = small_trpo(value_batch_size=value_batch_size, rollout_steps=512, steps_per_epoch=1024)
     seen: dict[str, set[str]] = {}
 
     def watch(owner: Any, name: str) -> None:
@@ -91,5 +95,6 @@ def test_trpos_updates_have_them(
     for owner, name in ((module, "full_step"), (module.policy, "log_prob"), (module, "value_loss")):
         watch(owner, name)
     quiet_trainer(max_epochs=1, logger=False, enable_checkpointing=False).fit(module)
-    assert seen == {"full_step": {"bf16"}, "log_prob": {"bf16"}, "value_loss": {"bf16"}}
+    of_minibatches = {"bf16" if value_batch_size == 1024 else before}
+    assert seen == {"full_step": {"bf16"}, "log_prob": {"bf16"}, "value_loss": of_minibatches}
     assert matmul.fp32_precision == before

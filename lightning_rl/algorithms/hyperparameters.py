@@ -4,12 +4,14 @@ import importlib
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule
+
+from lightning_rl.networks.mirror import Mirror
 
 NOT_STORED = (  # YAML must read it as a text: no colon before a space
     "that the checkpoint could not store; give it again as a keyword argument of load_from_checkpoint, or, an "
@@ -85,8 +87,6 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
     if isinstance(value, partial) and not value.args:
         path = import_path(value.func)
         if path is not None:
@@ -133,6 +133,8 @@ def storable(module: LightningModule) -> dict[str, Any]:
     }
     if callable(module.hparams.get("env")) and isinstance(values["env"], dict):  # an environment is a path, or nothing
         values["env"] = f"<a {type(module.hparams['env']).__name__} {NOT_STORED}"
+    if isinstance(module.hparams.get("mirror"), Mirror):  # other dataclasses would come back as dictionaries
+        values["mirror"] = plain(asdict(module.hparams["mirror"]))
     values["env_kwargs"] = plain_settings(module.hparams.get("env_kwargs"))
     values["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
     values["_instantiator"] = "lightning.pytorch.cli.instantiate_module"

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -37,6 +38,8 @@ from lightning_rl.trust_region import (
 )
 
 UNUSABLE_IN_A_ROW = 10
+WORTH_FAST_PRODUCTS = 1024
+"""Rows of a minibatch from which oneDNN's products, with 64 to 128 units, make up for what calling them costs."""
 
 
 class PolicyStep(NamedTuple):
@@ -313,7 +316,6 @@ class TRPOModule(RLModule):
         over_all = pooled(moments(advantage.unsqueeze(-1)))
         return (advantage - over_all.mean.to(advantage)) / (over_all.variance.to(advantage).sqrt() + 1e-8)
 
-    @fast_products()
     def fit_value(self, rollout: Rollout, optimizer: Any) -> float:
         """Fits V to its targets by `value_epochs` passes of minibatches; returns the mean loss of the last one.
 
@@ -326,17 +328,18 @@ class TRPOModule(RLModule):
             target = torch.cat([target, rollout.earlier.value_target])
         parameters, size = list(self.value.parameters()), self.value_batch_size
         losses: list[Tensor] = []
-        for order in rollout.order:
-            losses = []
-            inputs_of_all = self.half_mirrored(seen[order])
-            for inputs, targets in zip(inputs_of_all.split(size), target[order].split(size), strict=True):
-                loss = self.value_loss(inputs, targets)
-                # The loss is averaged with its gradients, so that all ranks decide alike.
-                loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
-                if not flatten([loss, *gradients]).sum().isfinite():  # which no other number can make good again
-                    return math.nan
-                self.apply_gradients(optimizer, gradients)
-                losses.append(loss)
+        with fast_products() if size >= WORTH_FAST_PRODUCTS else nullcontext():
+            for order in rollout.order:
+                losses = []
+                inputs_of_all = self.half_mirrored(seen[order])
+                for inputs, targets in zip(inputs_of_all.split(size), target[order].split(size), strict=True):
+                    loss = self.value_loss(inputs, targets)
+                    # The loss is averaged with its gradients, so that all ranks decide alike.
+                    loss, *gradients = average([loss.detach(), *torch.autograd.grad(loss, parameters)])
+                    if not flatten([loss, *gradients]).sum().isfinite():  # which no other number can make good again
+                        return math.nan
+                    self.apply_gradients(optimizer, gradients)
+                    losses.append(loss)
         return float(torch.stack(losses).mean())
 
     def half_mirrored(self, seen: Tensor) -> Tensor:
@@ -453,7 +456,7 @@ class TRPOModule(RLModule):
         return self.policy.log_prob(distribution, action.to(self.device)).to(observation.device)
 
     @torch.no_grad()
-    @fast_products()  # but not in the value function's fit, whose minibatches are small: a call takes longer
+    @fast_products()
     def value_of(self, observation: Tensor, elapsed: Tensor) -> Tensor:
         """V(s), on the observations' device."""
         seen = self.seen_by_value(observation.to(self.device, self.parameter_dtype), elapsed.to(self.device))
@@ -511,9 +514,11 @@ def make_policy(
     """The policy that an action space asks for.
 
     Raises:
-        TypeError: there is none.
-        ValueError: choices are to be squashed or mirrored.
+        TypeError: there is none, or the mirror is something else.
+        ValueError: choices are to be squashed or mirrored, or the mirror does not fit.
     """
+    if not isinstance(mirror, Mirror | None):
+        raise TypeError(f"mirror={mirror!r}: a lightning_rl.Mirror or None was expected.")
     if isinstance(action_space, Box):
         return GaussianPolicy(observation_size, action_space, squash_actions=squash_actions, mirror=mirror, **settings)
     if isinstance(action_space, Discrete | MultiDiscrete):

@@ -13,7 +13,7 @@ class Mirror:
 
     A body with two legs that are alike walks as well with the legs exchanged. With E what the mirror makes of an
     observation s and A what it makes of an action a, it looks the same if E s follows on E s₀ and A a wherever s
-    follows on s₀ and a, for the same reward (van der Pol et al. 2020, 2006.16908, section 2.2).
+    follows on s₀ and a, for the same reward (van der Pol et al. 2020, 2006.16908).
 
     Args:
         observation_pairs: places in the flat observation that are exchanged.
@@ -38,7 +38,7 @@ class Reflection(nn.Module):
         negated: places whose sign changes.
 
     Raises:
-        ValueError: a place that is not there, or in two pairs, or a pair of which one sign alone changes.
+        ValueError: what is no pair, a place that is not there, or twice, or a pair of which one sign alone changes.
     """
 
     index: Tensor
@@ -46,12 +46,15 @@ class Reflection(nn.Module):
 
     def __init__(self, what: str, size: int, pairs: Sequence[Sequence[int]], negated: Sequence[int]) -> None:
         super().__init__()
+        if not all(len(pair) == 2 for pair in pairs):
+            raise ValueError(f"mirror: {what}_pairs={pairs}: pairs of two places were expected.")
         index, sign = torch.arange(size), torch.ones(size)
         exchanged = [place for pair in pairs for place in pair]
         for name, places in {f"{what}_pairs": exchanged, f"{what}_negated": list(negated)}.items():
-            if not all(0 <= place < size for place in places) or len(set(places)) < len(places):
+            if not all(type(place) is int and 0 <= place < size for place in places) or len(set(places)) < len(places):
                 raise ValueError(
-                    f"mirror: {name} names the places {places}: each at most once, from 0 to {size - 1}, was expected."
+                    f"mirror: {name} names the places {places}: each at most once, an integer from 0 to {size - 1}, "
+                    "was expected."
                 )
         sign[list(negated)] = -1
         for one, other in pairs:
@@ -93,7 +96,7 @@ class Reflections(nn.Module):
     def symmetric(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """F to s ↦ ½ (f(s) + A f(E s)), with f from ``[…, observation_size]`` to ``[…, action_size]``.
 
-        Of E s that makes A of what it makes of s (van der Pol et al. 2020, 2006.16908, section 3.2).
+        F(E s) is A F(s), as of every function that is averaged over a group (Yarotsky 2018, 1804.10306).
         """
 
         def symmetric(observation: Tensor) -> Tensor:

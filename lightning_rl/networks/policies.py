@@ -141,7 +141,7 @@ class GaussianPolicy(Policy):
         normalize_observations: whether the policy holds a `Normalizer` and looks through it.
         squash_actions: whether tanh brings actions into their bounds, instead of clipping.
         mirror: in which the policy looks the same: μ(s) is ½ (f(s) + A f(E s)) with f the network's, and the deviations
-            of exchanged actions are one, their geometric mean (van der Pol et al. 2020, 2006.16908, section 3.2).
+            of exchanged actions are one, their geometric mean.
 
     Raises:
         TypeError: the space holds integers.
@@ -183,7 +183,7 @@ class GaussianPolicy(Policy):
             self.register_buffer(name, torch.tensor(value, dtype=torch.get_default_dtype()))
         self.reflections = None if mirror is None else Reflections(mirror, observation_size, size)
         if self.reflections is not None:
-            self._require_symmetric_bounds(self.reflections.of_action, action_space)
+            require_symmetric_bounds(self.reflections.of_action, action_space)
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[…, observation_size]`` to μ and log σ, ``[…, 2 · action_size]``."""
@@ -199,14 +199,6 @@ class GaussianPolicy(Policy):
 
     def _shared_log_std(self) -> Tensor:
         return self.log_std if self.reflections is None else self.reflections.shared(self.log_std)
-
-    def _require_symmetric_bounds(self, reflect: Reflection, action_space: Box) -> None:
-        scale, bias = self.action_scale, self.action_bias
-        if not (scale[reflect.index].equal(scale) and reflect(bias).equal(bias)):
-            raise ValueError(
-                f"mirror: the action space {action_space} has bounds that look different in it: the same ones were "
-                "expected for both places of a pair, and opposite ones for a place that is negated."
-            )
 
     def draw_noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """ε ~ N(0, 1), ``[*shape, action_size]``."""
@@ -381,6 +373,21 @@ class GreedyPolicy(nn.Module):
         """`forward`, to be used for as long as nothing of the policy changes."""
         mode, to_environment = self.policy.mode_at_rest(), self.policy.to_environment_at_rest()
         return lambda observation: to_environment(mode(observation))
+
+
+def require_symmetric_bounds(reflect: Reflection, action_space: Box) -> None:
+    """Refuses bounds that look different in a mirror.
+
+    Raises:
+        ValueError: those of a pair differ, or a place that is negated has one bound alone, and so no middle.
+    """
+    low, high = (torch.from_numpy(bound.reshape(-1)) for bound in (action_space.low, action_space.high))
+    half_open = (low.isfinite() != high.isfinite()) & (reflect.sign < 0)
+    if not (low[reflect.index].equal(low) and high[reflect.index].equal(high)) or half_open.any():
+        raise ValueError(
+            f"mirror: the action space {action_space} has bounds that look different in it: the same ones were "
+            "expected for both places of a pair, and two or none for a place that is negated."
+        )
 
 
 def _scale_and_bias(low: Bound, high: Bound) -> tuple[Bound, Bound]:

@@ -29,7 +29,7 @@ FAILED_BEFORE = Path("failed_before")  # in the test's own folder: processes tha
 class Fragile(gym.Env):
     """Walks by its actions and by chance for 30 steps; an action above 0.9, or a chance, brings its end.
 
-    With a chance, the first episode of a test to come to its tenth step ends there, so that no test waits for luck.
+    With a chance, the first episode of a test to have ten steps ends after them, so that no test waits for luck.
     """
 
     observation_space = Box(-np.inf, np.inf, (3,))

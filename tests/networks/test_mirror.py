@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from torch.testing import assert_close
 
 from lightning_rl import Mirror, TRPOModule
+from lightning_rl.export import export_policy
 from lightning_rl.moments import moments
 from lightning_rl.networks.mirror import Reflection
 from lightning_rl.networks.policies import GaussianPolicy, GreedyPolicy
@@ -110,20 +111,53 @@ def test_training_keeps_the_symmetry_and_a_checkpoint_the_mirror(small_trpo: Any
     assert (greedy(observation) == module.greedy_policy()(observation)).all()
 
 
-def test_the_value_function_sees_every_other_state_in_the_mirror(small_trpo: Any) -> None:
-    module: TRPOModule = small_trpo(mirror=PENDULUM, value_sees_time=True)
-    seen = torch.randn(5, 4)
-    expected = seen.clone()
-    expected[::2] *= torch.tensor([1.0, -1.0, -1.0, 1.0])
-    assert (module.half_mirrored(seen) == expected).all()
+@pytest.mark.parametrize("sees_time", [False, True])
+def test_the_value_function_is_fitted_to_every_other_state_in_the_mirror(
+    small_trpo: Any, quiet_trainer: MakeTrainer, sees_time: bool
+) -> None:
+    module: TRPOModule = small_trpo(mirror=PENDULUM, value_sees_time=sees_time)
+    fitted: list[torch.Tensor] = []
+    fit, value_loss = module.fit_value, module.value_loss
+
+    def watched_loss(seen: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        fitted.append(seen.clone())
+        return value_loss(seen, target)
+
+    def watched_fit(rollout: Any, optimizer: Any) -> float:
+        before = rollout.observation.clone()
+        loss = fit(rollout, optimizer)
+        assert (rollout.observation == before).all()
+        expected = module.seen_by_value(before, rollout.elapsed).flatten(0, 1)[rollout.order]
+        expected[:, ::2, 1:3] *= -1
+        assert (torch.cat(fitted) == expected.flatten(0, 1)).all()
+        fitted.clear()
+        return loss
+
+    module.value_loss, module.fit_value = watched_loss, watched_fit
+    quiet_trainer(max_epochs=1, limit_val_batches=0, enable_checkpointing=False).fit(module)
+
+
+def test_an_exported_policy_has_the_mirror_in_it(small_trpo: Any) -> None:
+    module: TRPOModule = small_trpo(mirror=PENDULUM)
+    torch.nn.init.normal_(module.policy.network[-1].weight)
+    export_policy(module, Path("policy.pt2"))
+    exported = torch.export.load("policy.pt2").module()
+    observation = torch.randn(7, 3)
+    assert_close(exported(observation), module.greedy_policy()(observation))
+    assert_close(exported(observation * torch.tensor([1.0, -1.0, -1.0])), -exported(observation))
 
 
 @pytest.mark.parametrize(
     ("mirror", "message"),
     [
-        (Mirror([(0, 3)], []), "mirror: observation_pairs names the places [0, 3]: each at most once, from 0 to 2"),
+        (
+            Mirror([(0, 3)], []),
+            "mirror: observation_pairs names the places [0, 3]: each at most once, an integer from 0",
+        ),
+        (Mirror([(0.0, 1)], []), "mirror: observation_pairs names the places [0.0, 1]: each at most once, an integer"),
+        (Mirror([(0, 1, 2)], []), "mirror: observation_pairs=[(0, 1, 2)]: pairs of two places were expected."),
         (Mirror([(0, 1), (1, 2)], []), "mirror: observation_pairs names the places [0, 1, 1, 2]"),
-        (Mirror([], [], action_negated=[-1]), "mirror: action_negated names the places [-1]: each at most once, from"),
+        (Mirror([], [], action_negated=[-1]), "mirror: action_negated names the places [-1]: each at most once, an"),
         (
             Mirror([(0, 1)], [], observation_negated=[1]),
             "mirror: of the pair [0, 1] of observation_pairs one place alone is in observation_negated: both or none",
@@ -135,10 +169,22 @@ def test_message(small_trpo: Any, mirror: Mirror, message: str) -> None:
         small_trpo(mirror=mirror)
 
 
-@pytest.mark.parametrize("mirror", [Mirror([], [(0, 1)]), Mirror([], [], action_negated=[0])])
-def test_bounds_that_look_different_in_the_mirror_are_told(mirror: Mirror) -> None:
+@pytest.mark.parametrize(
+    ("mirror", "low", "high"),
+    [
+        (Mirror([], [(0, 1)]), [0, -1], [1, 1]),
+        (Mirror([], [(0, 1)]), [-np.inf, -5], [3, np.inf]),  # of both the scale is one and the middle zero
+        (Mirror([], [], action_negated=[0]), [-1, -1], [np.inf, 1]),
+    ],
+)
+def test_bounds_that_look_different_in_the_mirror_are_told(mirror: Mirror, low: list[float], high: list[float]) -> None:
     with pytest.raises(ValueError, match="bounds that look different in it"):
-        GaussianPolicy(3, Box(np.float32([0, -1]), np.float32([1, 1])), mirror=mirror)
+        GaussianPolicy(3, Box(np.float32(low), np.float32(high)), mirror=mirror)
+
+
+def test_a_mirror_in_its_plain_form_is_told(small_trpo: Any) -> None:
+    with pytest.raises(TypeError, match="or None was expected"):
+        small_trpo(mirror={"observation_pairs": []})
 
 
 def test_choices_are_not_mirrored(small_trpo: Any) -> None:
