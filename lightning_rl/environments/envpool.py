@@ -1,6 +1,6 @@
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -100,10 +100,7 @@ class EnvPoolEnvironments:
     def _make(self, seeds: Sequence[int]) -> Any:
         import envpool
 
-        # Threads that went to sleep between two steps may wake on the same core: then a spare one takes the other core.
-        cores = len(os.sched_getaffinity(0))
-        threads = min(self.num_envs, cores + cores // 2)
-        kwargs = {**self._spec.env_kwargs, "num_threads": threads}
+        kwargs = {**self._spec.env_kwargs, **worker_threads(self.num_envs, os.sched_getaffinity(0), os.cpu_count())}
         if self._limit is not None:
             kwargs["max_episode_steps"] = self._limit + 1  # which no episode reaches
         with warnings.catch_warnings():  # EnvPool writes its spaces' bounds in more digits than they have
@@ -126,6 +123,23 @@ class EnvPoolEnvironments:
 
     def _where(self, faulty: Mask) -> str:
         return f"EnvPool's {self._spec.name} (environment {int(np.flatnonzero(faulty)[0])}, its step {self._steps})"
+
+
+def worker_threads(num_envs: int, cores: Set[int], machine_cores: int | None) -> dict[str, int]:
+    """EnvPool's settings for its threads: one bound to each core, where all of the machine's cores are to be used.
+
+    Threads that went to sleep between two steps may wake on the same core, while another one idles; bound ones cannot.
+    EnvPool does not ask which cores a process may use: where that is not every one, no thread is bound, and a spare
+    one takes the idle core instead.
+
+    Args:
+        num_envs: environments that the threads step.
+        cores: which this process may use.
+        machine_cores: how many the machine has, if that is known.
+    """
+    if num_envs >= len(cores) == machine_cores:
+        return {"num_threads": len(cores), "thread_affinity_offset": 0}
+    return {"num_threads": min(num_envs, len(cores) + len(cores) // 2)}
 
 
 def require_envpool(spec: EnvironmentSpec) -> None:

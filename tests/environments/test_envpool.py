@@ -1,3 +1,4 @@
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from gymnasium.spaces import Box
 
 from lightning_rl.environments import EnvironmentSpec, EnvPoolEnvironments, FaultyEnvironmentError
+from lightning_rl.environments.envpool import worker_threads
 from lightning_rl.environments.single import spaces
 
 pytest.importorskip("envpool")
@@ -139,3 +141,25 @@ def test_numbers_that_are_not_finite_are_named(when: str) -> None:
 
     with pytest.raises(FaultyEnvironmentError, match=r"EnvPool's Pendulum-v1 \(environment 2, .* is not finite"):
         use()
+
+
+def test_where_all_cores_are_to_be_used_each_has_a_thread_bound_to_it() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) != os.cpu_count() or len(cores) == 1:
+        pytest.skip("this process has one core alone, or the machine has others")
+    before = set(os.listdir("/proc/self/task"))
+    environments = make(EnvironmentSpec("Pendulum-v1", max_episode_steps=5), num_envs=len(cores))
+    environments.reset(range(len(cores)), np.ones(len(cores), dtype=bool))
+    threads = set(os.listdir("/proc/self/task")) - before
+    # Beside those that step, EnvPool has one that makes room for what they return.
+    allowed = [os.sched_getaffinity(int(thread)) for thread in threads]
+    assert sorted(core for only in allowed if len(only) == 1 for core in only) == cores
+    assert os.sched_getaffinity(0) == set(cores)
+    environments.close()
+
+
+def test_threads_are_not_bound_to_cores_that_may_be_for_others() -> None:
+    assert worker_threads(64, {0, 1, 2, 3}, 4) == {"num_threads": 4, "thread_affinity_offset": 0}
+    assert worker_threads(64, {2, 3}, 4) == {"num_threads": 3}  # this process has two of four cores
+    assert worker_threads(64, {0}, None) == {"num_threads": 1}
+    assert worker_threads(3, {0, 1, 2, 3}, 4) == {"num_threads": 3}  # which would crowd upon the first three
