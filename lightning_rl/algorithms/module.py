@@ -374,12 +374,10 @@ class RLModule(LightningModule):
             raise lost
         return self.experience.draw()
 
-    @torch.no_grad()
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Sampled actions for training; tensors live on the CPU, where the environments are."""
         return (self._policy_at_rest or self._acting_for_host()).explore(observation, noise)
 
-    @torch.no_grad()
     def environment_units(self, action: Tensor) -> Actions:
         """Sampled actions as the environments take them."""
         return self._environment_actions((self._policy_at_rest or self._acting_for_host()).to_environment(action))

@@ -49,7 +49,8 @@ class GymnasiumEnvironments:
     def step(self, actions: Actions) -> Step:
         """Steps every environment."""
         observation, reward, terminated, truncated, _ = self._ask("step", actions)
-        return Step(observation.copy(), reward.astype(np.float32), terminated.copy(), truncated.copy())
+        # Gymnasium hands out copies of all but the observation.
+        return Step(observation.copy(), reward.astype(np.float32), terminated, truncated)
 
     def close(self) -> None:
         """Ends the environments and their processes, also those that are gone or hang."""

@@ -36,7 +36,8 @@ class ReplayExperience:
     Args:
         collector: steps the environments.
         buffer: keeps the transitions.
-        act: observation ``[num_envs, observation_size]`` and noise ``[num_envs, action_size]`` to normalised actions.
+        act: observation ``[num_envs, observation_size]`` and noise ``[num_envs, action_size]`` to normalised actions,
+            while no gradients are recorded.
         to_environment: normalised actions to the environment's units.
         batch_size: transitions a gradient update.
         learning_starts: steps with uniformly random actions, and transitions needed before the first update.
@@ -143,7 +144,7 @@ class ReplayExperience:
     def _step(self) -> None:
         observation, first = self.collector.observation, self.collector.lengths == 0
         random = self._random[Purpose.EXPLORATION]
-        with single_thread():
+        with torch.no_grad(), single_thread():
             # In the warm-up too: the noise has to run from an episode's first step on.
             noise = self._noise.draw(first, random)
             if self.collector.steps < self.learning_starts and not self._is_trained:

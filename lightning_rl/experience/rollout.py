@@ -106,7 +106,7 @@ class RolloutMemory:
 
 
 class Actor(Protocol):
-    """What the rollout asks of the algorithm."""
+    """What the rollout asks of the algorithm, while no gradients are recorded."""
 
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
         """``[num_envs, observation_size]`` and their noise to sampled actions, ``[num_envs, action_size]``.
@@ -277,7 +277,7 @@ class RolloutExperience:
 
     def _step(self) -> None:
         observation, elapsed = self.collector.observation, self.collector.lengths.astype(np.float32)
-        with single_thread():
+        with torch.no_grad(), single_thread():
             noise = self.noise.draw(elapsed == 0, self._random[Purpose.EXPLORATION])
             action = self._actor.explore(torch.from_numpy(observation), noise)
             units = self._actor.environment_units(action)
