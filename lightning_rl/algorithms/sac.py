@@ -539,6 +539,9 @@ class SACModule(RLModule):
 def outside_precision(device_type: str) -> Iterator[None]:
     """Leaves autocast and the default dtype that the precision plugin sets around a ``training_step``."""
     before = torch.get_default_dtype()
+    if before == torch.float32 and not torch.is_autocast_enabled(device_type):  # which need not be left
+        yield
+        return
     torch.set_default_dtype(torch.float32)
     try:
         with torch.autocast(device_type, enabled=False):
