@@ -375,12 +375,16 @@ class RLModule(LightningModule):
         return self.experience.draw()
 
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """Sampled actions for training; tensors live on the CPU, where the environments are."""
+        """Sampled actions for training; tensors live on the CPU, where the environments are.
+
+        Gradients are recorded unless the caller, as the experience does, enters ``torch.no_grad``.
+        """
         return (self._policy_at_rest or self._acting_for_host()).explore(observation, noise)
 
     def environment_units(self, action: Tensor) -> Actions:
         """Sampled actions as the environments take them."""
-        return self._environment_actions((self._policy_at_rest or self._acting_for_host()).to_environment(action))
+        acting = self._policy_at_rest or self._acting_for_host()
+        return self._environment_actions(acting.to_environment(action.detach()))
 
     def _acting_for_host(self) -> Acting:
         """`acting_at_rest`, in this module's precision on its device, for tensors that live on the CPU."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box
 
+from lightning_rl.distributed import world_size
 from lightning_rl.environments.arrays import Actions, Array, Mask
 from lightning_rl.environments.single import EnvironmentSpec, FaultyEnvironmentError
 from lightning_rl.environments.vector import Step
@@ -100,7 +101,8 @@ class EnvPoolEnvironments:
     def _make(self, seeds: Sequence[int]) -> Any:
         import envpool
 
-        kwargs = {**self._spec.env_kwargs, **worker_threads(self.num_envs, os.sched_getaffinity(0), os.cpu_count())}
+        threads = worker_threads(self.num_envs, os.sched_getaffinity(0), os.cpu_count(), world_size())
+        kwargs = {**self._spec.env_kwargs, **threads}
         if self._limit is not None:
             kwargs["max_episode_steps"] = self._limit + 1  # which no episode reaches
         with warnings.catch_warnings():  # EnvPool writes its spaces' bounds in more digits than they have
@@ -125,20 +127,21 @@ class EnvPoolEnvironments:
         return f"EnvPool's {self._spec.name} (environment {int(np.flatnonzero(faulty)[0])}, its step {self._steps})"
 
 
-def worker_threads(num_envs: int, cores: Set[int], machine_cores: int | None) -> dict[str, int]:
-    """EnvPool's settings for its threads: one bound to each core, where all of the machine's cores are to be used.
+def worker_threads(num_envs: int, cores: Set[int], machine_cores: int | None, ranks: int) -> dict[str, int]:
+    """EnvPool's settings for its threads: one bound to each core, where this process has the machine to itself.
 
     Threads that went to sleep between two steps may wake on the same core, while another one idles; bound ones cannot.
-    EnvPool does not ask which cores a process may use: where that is not every one, no thread is bound, and a spare
-    one takes the idle core instead.
+    But those of two processes wait for each other, and EnvPool does not ask which cores a process may use: beside other
+    ranks, or with some of the cores alone, no thread is bound, and a spare one takes the idle core instead.
 
     Args:
         num_envs: environments that the threads step.
         cores: which this process may use.
         machine_cores: how many the machine has, if that is known.
+        ranks: of the run.
     """
-    if num_envs >= len(cores) == machine_cores:
-        return {"num_threads": len(cores), "thread_affinity_offset": 0}
+    if ranks == 1 and machine_cores is not None and num_envs >= machine_cores and cores == set(range(machine_cores)):
+        return {"num_threads": machine_cores, "thread_affinity_offset": 0}
     return {"num_threads": min(num_envs, len(cores) + len(cores) // 2)}
 
 

@@ -36,8 +36,8 @@ class ReplayExperience:
     Args:
         collector: steps the environments.
         buffer: keeps the transitions.
-        act: observation ``[num_envs, observation_size]`` and noise ``[num_envs, action_size]`` to normalised actions,
-            while no gradients are recorded.
+        act: observation ``[num_envs, observation_size]`` and noise ``[num_envs, action_size]`` to normalised actions;
+            no gradients are recorded.
         to_environment: normalised actions to the environment's units.
         batch_size: transitions a gradient update.
         learning_starts: steps with uniformly random actions, and transitions needed before the first update.

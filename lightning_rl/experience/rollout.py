@@ -106,12 +106,12 @@ class RolloutMemory:
 
 
 class Actor(Protocol):
-    """What the rollout asks of the algorithm, while no gradients are recorded."""
+    """What the rollout asks of the algorithm."""
 
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
         """``[num_envs, observation_size]`` and their noise to sampled actions, ``[num_envs, action_size]``.
 
-        All of them live on the CPU, as the environments do.
+        All of them live on the CPU, as the environments do, and no gradients are recorded.
         """
         ...
 

@@ -158,8 +158,11 @@ def test_where_all_cores_are_to_be_used_each_has_a_thread_bound_to_it() -> None:
     environments.close()
 
 
-def test_threads_are_not_bound_to_cores_that_may_be_for_others() -> None:
-    assert worker_threads(64, {0, 1, 2, 3}, 4) == {"num_threads": 4, "thread_affinity_offset": 0}
-    assert worker_threads(64, {2, 3}, 4) == {"num_threads": 3}  # this process has two of four cores
-    assert worker_threads(64, {0}, None) == {"num_threads": 1}
-    assert worker_threads(3, {0, 1, 2, 3}, 4) == {"num_threads": 3}  # which would crowd upon the first three
+def test_threads_are_not_bound_to_cores_that_others_may_use() -> None:
+    machine = {0, 1, 2, 3}
+    assert worker_threads(64, machine, 4, ranks=1) == {"num_threads": 4, "thread_affinity_offset": 0}
+    assert worker_threads(64, machine, 4, ranks=2) == {"num_threads": 6}
+    assert worker_threads(64, {2, 3}, 4, ranks=1) == {"num_threads": 3}  # this process has two of four cores
+    assert worker_threads(64, {2, 3}, 2, ranks=1) == {"num_threads": 3}  # where this process's cores are counted
+    assert worker_threads(64, {0}, None, ranks=1) == {"num_threads": 1}
+    assert worker_threads(3, machine, 4, ranks=1) == {"num_threads": 3}  # which would crowd upon the first three
