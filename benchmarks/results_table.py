@@ -1,9 +1,10 @@
-"""Writes the table of all results that `learn.py` made into the README of their folder.
+"""Writes the tables of all results that `learn.py` and `peer_time_to_solve.py` made into the README of their folder.
 
 python benchmarks/results_table.py results
 """
 
 import argparse
+import csv
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,18 @@ publishes for one agent of the same algorithm.
 
 | algorithm | environment | seed | steps | best checkpoint | last checkpoint | minutes | aim | the Zoo's |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+TIMES = """
+## Time to a mean return of 300 on BipedalWalker-v3
+
+Each row is a run of `learn.py … --stop_at 300` (SAC's 304), which ends with the first evaluation of that mean, or of
+`peer_time_to_solve.py`, which its limit of 80 minutes ended. Minutes are from the process's start to its end,
+compilation and evaluations included; then come the last evaluation and 100 fresh test episodes with the last
+checkpoint. The runs' commands and machines stand in [benchmarks/README.md](../benchmarks/README.md).
+
+| runs | seed | steps | minutes | last evaluation | test |
+| --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -64,6 +77,31 @@ def rows(folder: Path) -> list[str]:
     return table
 
 
+def times(folder: Path) -> list[str]:
+    """The rows of one configuration's times to solve."""
+    table = []
+    for run in json.loads((folder / "summary.json").read_text()):
+        with (folder / f"seed-{run['seed']}" / "curve.csv").open() as curve:
+            *_, last = csv.DictReader(curve)
+        evaluated = {"return": float(last["val/return"]), "return_std": float(last["val/return_std"])}
+        table.append(time(folder.name, run, run["last"]["step"], evaluated, run["last"]))
+    return table
+
+
+def peer_time(result: Path) -> str:
+    """The row of Stable-Baselines3's time to solve."""
+    run = json.loads(result.read_text())
+    last = run["curve"][-1]
+    tested = dict(zip(("return", "return_std"), run["test"], strict=True))
+    return time(result.stem, run, run["steps"], {"return": last["return"], "return_std": last["std"]}, tested)
+
+
+def time(runs: str, run: dict[str, Any], steps: float, evaluated: dict[str, float], tested: dict[str, float]) -> str:
+    """A row of the table of times."""
+    cells = [runs, str(run["seed"]), f"{steps:,.0f}", str(run["minutes"]), told(evaluated), told(tested)]
+    return f"| {' | '.join(cells)} |"
+
+
 def told(tested: dict[str, Any]) -> str:
     """A test's mean and deviation."""
     return f"{number(tested['return'])} ± {number(tested['return_std'])}"
@@ -86,6 +124,8 @@ def main() -> None:
     folder = parser.parse_args().results
     tables = [each.parent for each in sorted(folder.glob("*/summary.json")) if "time_to" not in each.parent.name]
     text = HEADER + "".join(f"{row}\n" for each in tables for row in rows(each))
+    solved = [row for each in sorted(folder.glob("*time_to_300*/summary.json")) for row in times(each.parent)]
+    text += TIMES + "".join(f"{row}\n" for row in [*solved, *map(peer_time, folder.glob("*time_to_300*.json"))])
     (folder / "README.md").write_text(text)
     print(text)
 
