@@ -28,9 +28,9 @@ TIMES = """
 ## Time to a mean return of 300 on BipedalWalker-v3
 
 Each row is a run of `learn.py … --stop_at 300` (SAC's 304), which ends with the first evaluation of that mean, or of
-`peer_time_to_solve.py`, which its limit of 80 minutes ended. Minutes are from the process's start to its end,
-compilation and evaluations included; then come the last evaluation and 100 fresh test episodes with the last
-checkpoint. The runs' commands and machines stand in [benchmarks/README.md](../benchmarks/README.md).
+`peer_time_to_solve.py` (`sb3-…`), which ends with it or at its limit of minutes. Minutes are from the process's start
+to its end, compilation and evaluations included; then come the last evaluation and 100 fresh test episodes with the
+last checkpoint. The runs' commands and machines stand in [benchmarks/README.md](../benchmarks/README.md).
 
 | runs | seed | steps | minutes | last evaluation | test |
 | --- | --- | --- | --- | --- | --- |
@@ -84,7 +84,7 @@ def times(folder: Path) -> list[str]:
         with (folder / f"seed-{run['seed']}" / "curve.csv").open() as curve:
             *_, last = csv.DictReader(curve)
         evaluated = {"return": float(last["val/return"]), "return_std": float(last["val/return_std"])}
-        table.append(time(folder.name, run, run["last"]["step"], evaluated, run["last"]))
+        table.append(time_row(folder.name, run, run["last"]["step"], evaluated, run["last"]))
     return table
 
 
@@ -93,10 +93,10 @@ def peer_time(result: Path) -> str:
     run = json.loads(result.read_text())
     last = run["curve"][-1]
     tested = dict(zip(("return", "return_std"), run["test"], strict=True))
-    return time(result.stem, run, run["steps"], {"return": last["return"], "return_std": last["std"]}, tested)
+    return time_row(result.stem, run, run["steps"], {"return": last["return"], "return_std": last["std"]}, tested)
 
 
-def time(runs: str, run: dict[str, Any], steps: float, evaluated: dict[str, float], tested: dict[str, float]) -> str:
+def time_row(runs: str, run: dict[str, Any], steps: float, evaluated: dict[str, Any], tested: dict[str, Any]) -> str:
     """A row of the table of times."""
     cells = [runs, str(run["seed"]), f"{steps:,.0f}", str(run["minutes"]), told(evaluated), told(tested)]
     return f"| {' | '.join(cells)} |"
@@ -125,7 +125,8 @@ def main() -> None:
     tables = [each.parent for each in sorted(folder.glob("*/summary.json")) if "time_to" not in each.parent.name]
     text = HEADER + "".join(f"{row}\n" for each in tables for row in rows(each))
     solved = [row for each in sorted(folder.glob("*time_to_300*/summary.json")) for row in times(each.parent)]
-    text += TIMES + "".join(f"{row}\n" for row in [*solved, *map(peer_time, folder.glob("*time_to_300*.json"))])
+    solved += map(peer_time, sorted(folder.glob("*time_to_300*.json")))
+    text += TIMES + "".join(f"{row}\n" for row in solved)
     (folder / "README.md").write_text(text)
     print(text)
 
