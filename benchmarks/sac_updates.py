@@ -10,6 +10,7 @@ measured in the same rounds: of PyTorch's own, and of oneDNN's, which `SACModule
 
 import argparse
 import statistics
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from itertools import count
@@ -37,7 +38,7 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
     """`SACModule`'s update in a bare loop, autocast as Lightning has it: without its cache."""
     from lightning_rl import SACModule
     from lightning_rl.adam import adam_state, step_scales
-    from lightning_rl.compilation import compiled
+    from lightning_rl.compilation import Settled, compiled
     from lightning_rl.experience import Noise, ReplayBuffer, Transition
     from lightning_rl.freed_memory import keep_freed_memory
     from lightning_rl.products import fast_products
@@ -50,21 +51,27 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
     optimizers = module.configure_optimizers()
     random = torch.Generator().manual_seed(0)
     if compile:
-        at_once = compiled(module.update_at_once, "cpu")
+        update_at_once = compiled(module.update_at_once, "cpu")
         states = [adam_state(optimizer) for optimizer in optimizers]
         steps = count(1)
 
-        def update(transitions: Transition, noise: Noise) -> None:
-            *_, taken = at_once(states, step_scales(optimizers, [next(steps)] * 3), transitions, noise)
-            assert all(taken.tolist())
+        def for_item() -> Callable[[Transition, Noise], Any]:
+            settled = Settled(partial(update_at_once, states))
+
+            def update(transitions: Transition, noise: Noise) -> None:
+                taken, *_ = settled(step_scales(optimizers, [next(steps)] * 3), *transitions, *noise)
+                assert all(taken.tolist())
+
+            return update
     else:
 
-        def update(transitions: Transition, noise: Noise) -> None:
-            module.update(partial(module.descend, optimizers), transitions, noise)
+        def for_item() -> Callable[[Transition, Noise], Any]:
+            return partial(module.update, partial(module.descend, optimizers))
 
     def work(chunks: int) -> None:
         with fast_products(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
             for _ in range(chunks):
+                update = for_item()
                 sample = buffer.sample(CHUNK, batch, random)
                 noise = torch.randn(2, CHUNK, batch, ACTION, generator=random)
                 for index in range(CHUNK):

@@ -1,12 +1,14 @@
 import linecache
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
+import torch._inductor
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -23,11 +25,57 @@ def compiled(function: Callable[Arguments, Result], device_type: str) -> Callabl
     """
     # PyTorch leaves `torch.autograd.grad` out of its graphs unless it is asked to trace it.
     torch._dynamo.config.trace_autograd_ops = True
-    # On the CPU Python's calls between the kernels take a tenth of an update; on a GPU they run ahead of the kernels.
-    # Checks of sizes take some hundredths: PyTorch has checked the inputs by then, and operators answer for their own.
-    options: Any = {"cpp_wrapper": True, "size_asserts": False} if device_type == "cpu" else None
-    result: Callable[Arguments, Result] = torch.compile(function, dynamic=False, options=options)
+    backend: Any = _recorded_inductor if device_type == "cpu" else "inductor"
+    result: Callable[Arguments, Result] = torch.compile(function, dynamic=False, backend=backend)
     return result
+
+
+class Settled:
+    """A compiled function for calls between which nothing changes but the numbers in their arguments.
+
+    Before each call of a compiled function PyTorch asks some nine hundred questions: whether modules, settings and
+    tensors are still those that it was compiled for. Here it asks before two calls. If both ran one graph, whose inputs
+    were the same tensors but for the arguments, the calls after them run that graph with theirs in the same places.
+
+    Args:
+        function: of `compiled`, tensors to tensors; any other one is called as it is.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        self._function = function
+        self._last: _Call | None = None
+        self._places: list[int] | None = None
+        self._layouts: list[tuple[object, ...]] = []
+
+    def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """What the function gives; PyTorch is asked again if the arguments' sizes or types are others."""
+        layouts = [_layout(argument) for argument in arguments]
+        if self._last is None or self._places is None or layouts != self._layouts:
+            self._layouts = layouts
+            return self._checked(arguments)
+        graph, inputs = self._last.graph, self._last.inputs
+        for place, argument in zip(self._places, arguments, strict=True):
+            inputs[place] = argument
+        return tuple(graph(*inputs))
+
+    def _checked(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        with _recording() as calls:
+            results = self._function(*arguments)
+        one_graph = len(calls) == 1 and list(map(id, results)) == list(map(id, calls[0].outputs))
+        before, self._last = self._last, calls[0]._replace(arguments=arguments) if one_graph else None
+        self._places = _places(before, self._last) if before is not None and self._last is not None else None
+        return results
+
+
+class _Call(NamedTuple):
+    """A call of what the compiler made of a function's operations."""
+
+    graph: Callable[..., Sequence[Tensor]]
+    inputs: list[Any]
+    """The arguments, and whatever else is read or changed, such as parameters, in the compiler's order."""
+    outputs: Sequence[Tensor]
+    arguments: tuple[Tensor, ...] = ()
+    """The function's."""
 
 
 def can_compile(device: torch.device) -> bool:
@@ -69,6 +117,55 @@ def repeated_tracing() -> Iterator[None]:
     for text in _loader.eval_cache.keys() - before:
         del _loader.eval_cache[text]
         linecache.cache.pop(text, None)
+
+
+def _places(one: _Call, other: _Call) -> list[int] | None:
+    """Where the arguments stand among the graph's inputs, if two calls differ in them alone."""
+    places, before = ([_index(each, call.inputs) for each in call.arguments] for call in (other, one))
+    found = [place for place in places if place is not None]
+    if one.graph is not other.graph or places != before or len(set(found)) < len(places):
+        return None  # among others where an argument is not read, or is passed twice
+    inputs = enumerate(zip(one.inputs, other.inputs, strict=True))
+    return found if all(place in found or first is second for place, (first, second) in inputs) else None
+
+
+def _index(item: object, items: Sequence[object]) -> int | None:
+    return next((index for index, each in enumerate(items) if each is item), None)
+
+
+def _layout(tensor: Tensor) -> tuple[object, ...]:
+    """What a graph takes for granted of an input."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+
+
+_calls: list[_Call] | None = None
+
+
+@contextmanager
+def _recording() -> Iterator[list[_Call]]:
+    """The calls of graphs that `_recorded_inductor` has compiled."""
+    global _calls
+    _calls = []
+    try:
+        yield _calls
+    finally:
+        _calls = None
+
+
+def _recorded_inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Sequence[Tensor]]:
+    """PyTorch's compiler for the CPU, whose results tell `Settled` how they are called."""
+    # Python's calls between the kernels take a tenth of an update on the CPU; on a GPU they run ahead of the kernels.
+    # Checks of sizes take some hundredths: PyTorch has checked the inputs by then, and operators answer for their own.
+    options = {"cpp_wrapper": True, "size_asserts": False}
+    run: Any = torch._inductor.compile(graph, inputs, options=options)
+
+    def call(*inputs: Any) -> Sequence[Tensor]:
+        outputs: Sequence[Tensor] = run(*inputs)
+        if _calls is not None:
+            _calls.append(_Call(run, list(inputs), outputs))
+        return outputs
+
+    return call
 
 
 def _probe(x: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, OneCycleLR
 
 from lightning_rl import SACModule
 from lightning_rl.algorithms.module import RLModule
+from lightning_rl.compilation import Settled, compiled
 from lightning_rl.loggers import CSVLogger
 from lightning_rl.networks import DoubleCritic
 
@@ -207,3 +208,105 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     with pytest.warns(UserWarning, match=r"updates run uncompiled.*no C\+\+ compiler was found"):
         trainer.fit(small_sac(compile=True))
     assert trainer.global_step > 0
+
+
+class Scale(nn.Module):
+    """Counts how often it is called: once while it is compiled, then never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.weight.add_(1)
+        return x @ x.T * self.weight.sum(), y - self.weight
+
+
+def asked(function: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
+    """The function, and a list that grows with each call that reaches it."""
+    calls: list[int] = []
+
+    def counting(*arguments: torch.Tensor) -> Any:
+        calls.append(1)
+        return function(*arguments)
+
+    return counting, calls
+
+
+def pairs(*rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    random = torch.Generator().manual_seed(0)
+    return [(torch.randn(each, 3, generator=random), torch.randn(3, generator=random)) for each in rows]
+
+
+@needs_compiler
+def test_settled_calls_are_the_function_without_being_asked_about() -> None:
+    module, eager = Scale(), Scale()
+    function, calls = asked(compiled(module, "cpu"))
+    settled = Settled(function)
+    for x, y in pairs(4, 4, 4, 4, 5, 5, 5, 5, 4):
+        torch.testing.assert_close(settled(x, y), eager(x, y))
+    assert len(calls) == 2 + 2 + 1  # again after each change of sizes
+    assert torch.equal(module.weight, eager.weight)
+
+
+@needs_compiler
+def test_what_lasts_may_not_be_another_one_nor_be_passed_twice() -> None:
+    module = Scale()
+    function, calls = asked(compiled(module, "cpu"))
+    settled, (x, y) = Settled(function), pairs(3)[0]
+    for _ in range(4):
+        module.weight = nn.Parameter(torch.ones(3))
+        torch.testing.assert_close(settled(x, y)[1], y - 2)
+    for _ in range(4):
+        module.weight.data.fill_(1)
+        torch.testing.assert_close(settled(x, x)[1], x - 2)
+    assert len(calls) == 8
+    for _ in range(4):  # the same arguments again and again are arguments all the same
+        module.weight.data.fill_(1)
+        torch.testing.assert_close(settled(x, y)[1], y - 2)
+    assert torch.equal(settled(x, y + 1)[1], y + 1 - 3)
+    assert len(calls) == 10
+
+
+def test_a_function_that_is_not_compiled_is_called_as_it_is() -> None:
+    function, calls = asked(Scale())
+    settled, eager = Settled(function), Scale()
+    for x, y in pairs(4, 4, 4):
+        torch.testing.assert_close(settled(x, y), eager(x, y))
+    assert len(calls) == 3
+
+
+class AtOnce(Callback):
+    """Changes the discount and the target's rate between items."""
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 4:
+            assert isinstance(module, SACModule)
+            module.gamma, module.tau = 0.5, 0.2
+
+
+@needs_compiler
+def test_an_item_asks_before_two_of_its_updates_and_sees_what_callbacks_changed(
+    small_sac: SAC, quiet_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[int]] = []
+    may_update_at_once = SACModule._may_update_at_once
+
+    def listening(module: SACModule) -> bool:
+        if module.compiles:
+            module.update_at_once, listened = asked(module.update_at_once)
+            calls.append(listened)
+        return may_update_at_once(module)
+
+    monkeypatch.setattr(SACModule, "_may_update_at_once", listening)
+    results = []
+    for compile in (False, True):
+        seed_everything(0)
+        module = small_sac(compile=compile, rounds_per_item=2, steps_per_epoch=192)
+        trainer = quiet_trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[AtOnce()])
+        trainer.fit(module)
+        results.append(weights(module))
+    assert trainer.global_step == 88  # in six items of sixteen, the first of which begins without
+    assert len(calls[0]) == 2 * 6
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-3)  # actions differ by roundings, too

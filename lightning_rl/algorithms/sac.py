@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_rl.adam import AdamState, adam_state, is_plain_adam, step_scales, take_step
 from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_within
 from lightning_rl.algorithms.module import Acting, RLModule
-from lightning_rl.compilation import can_compile, compiled
+from lightning_rl.compilation import Settled, can_compile, compiled
 from lightning_rl.denormals import flush_denormals
 from lightning_rl.distributed import average
 from lightning_rl.experience import Noise, ReplayBuffer, ReplayExperience, Transition, Updates
@@ -37,7 +37,7 @@ class CriticGradients(NamedTuple):
     """What one batch says of the critics."""
 
     gradients: Sequence[Tensor]
-    """One for each parameter that learns; none after `SACModule.update_at_once`, which has used them."""
+    """One for each parameter that learns."""
     total: Tensor
     """The sum of all of them, which is finite only if they are."""
     loss: Tensor
@@ -49,7 +49,7 @@ class ActorGradients(NamedTuple):
     """What one batch says of the actor."""
 
     gradients: Sequence[Tensor]
-    """One for each parameter that learns; none after `SACModule.update_at_once`, which has used them."""
+    """One for each parameter that learns."""
     total: Tensor
     """The sum of all of them, which is finite only if they are."""
     loss: Tensor
@@ -57,7 +57,18 @@ class ActorGradients(NamedTuple):
     """``[batch]``, of the actions that the actor takes now."""
 
 
-MakeUpdate = Callable[[Transition, Noise], tuple[CriticGradients, ActorGradients]]
+class UpdateSummary(NamedTuple):
+    """What an update tells of itself, to be logged."""
+
+    critic_loss: Tensor
+    actor_loss: Tensor
+    q: Tensor
+    """The mean of both critics' values over the batch."""
+    log_prob: Tensor
+    """``[batch]``, of the actions that the actor takes now."""
+
+
+MakeUpdate = Callable[[Transition, Noise], UpdateSummary]
 """Makes one update with a batch and its noise."""
 
 
@@ -259,27 +270,23 @@ class SACModule(RLModule):
             self.report(self.summary(done))
 
     @fast_products()
-    def learn_from(self, updates: Updates, update: MakeUpdate) -> list[tuple[CriticGradients, ActorGradients]]:
+    def learn_from(self, updates: Updates, update: MakeUpdate) -> list[UpdateSummary]:
         """The gradient updates that follow one round of interaction."""
-        done: list[tuple[CriticGradients, ActorGradients]] = []
+        done: list[UpdateSummary] = []
         for batch, noise in self.each_update(updates):
-            critic, actor = update(batch, noise)
-            done.append((critic._replace(gradients=()), actor._replace(gradients=())))  # which take memory
+            done.append(update(batch, noise))
             self.step_schedules()
         return done
 
     def update(
         self, descend: Callable[[int, Sequence[Tensor], Tensor], None], batch: Transition, noise: Noise
-    ) -> tuple[CriticGradients, ActorGradients]:
+    ) -> UpdateSummary:
         """One update of critics, actor, temperature and targets.
 
         Args:
             descend: takes an optimizer's step: its index, gradients for its parameters, and the sum of all of them.
             batch: ``[batch, …]``.
             noise: ``[batch, action_size]`` each.
-
-        Returns:
-            What the batch said of critics and actor.
         """
         critic = self.critic_gradients(batch, noise.next)
         descend(CRITICS, critic.gradients, critic.total)
@@ -291,7 +298,7 @@ class SACModule(RLModule):
         track(self.target_critic, self.critic, self.tau)
         if self.averaged_actor is not None:
             track(self.averaged_actor, self.actor, self.actor_averaging)
-        return critic, actor
+        return UpdateSummary(critic.loss, actor.loss, critic.q, actor.log_prob)
 
     def critic_gradients(self, batch: Transition, noise: Tensor) -> CriticGradients:
         """∇θ of Σᵢ mean (Qᵢ(s, a) − y)², with y = r + γ (1 − terminated) (minᵢ Qᵢ⁻(s', a') − α log π(a'|s')).
@@ -381,21 +388,20 @@ class SACModule(RLModule):
 
     # The update in one compiled function.
 
-    def update_at_once(
-        self, states: Sequence[AdamState], scales: Tensor, batch: Transition, noise: Noise
-    ) -> tuple[CriticGradients, ActorGradients, Tensor]:
-        """`update` with the optimizers' steps in it, to be compiled as one function.
+    def update_at_once(self, states: Sequence[AdamState], scales: Tensor, *sample: Tensor) -> tuple[Tensor, ...]:
+        """`update` with the optimizers' steps in it, to be compiled as one function of tensors.
 
         Args:
             states: what the optimizers remember.
             scales: of their next steps, ``[optimizers, 6]``.
-            batch: ``[batch, …]``.
-            noise: ``[batch, action_size]`` each.
+            *sample: the fields of a `Transition`, ``[batch, …]``, and those of a `Noise`, ``[batch, action_size]``.
 
         Returns:
-            What `update` gives, without the gradients, and ``[optimizers]`` booleans: whether each step was taken. From
-            the first gradient on that is not finite none is, and targets and averages stay as they were.
+            ``[optimizers]`` booleans, whether each step was taken, and the fields of what `update` gives. From the
+            first gradient on that is not finite no step is taken, and targets and averages stay as they were.
         """
+        fields = len(Transition._fields)
+        batch, noise = Transition(*sample[:fields]), Noise(*sample[fields:])
         taken: list[Tensor] = []
         networks = [network for network in (self.target_critic, self.averaged_actor) if network is not None]
         followers = [each for network in networks for each in (*network.parameters(), *network.buffers())]
@@ -406,26 +412,27 @@ class SACModule(RLModule):
             taken.append(taken[-1] & finite if taken else finite)
             take_step(states[index], scales[index], gradients, taken[-1])
 
-        critic, actor = self.update(descend, batch, noise)
+        summary = self.update(descend, batch, noise)
         for follower, old in zip(followers, before, strict=True):
             follower.copy_(torch.where(taken[-1], follower, old))
-        return critic._replace(gradients=()), actor._replace(gradients=()), torch.stack(taken)
+        return torch.stack(taken), *summary
 
     def _compiled_update(self) -> MakeUpdate:
-        """`update_at_once` for the updates of an item."""
+        """`update_at_once` for the updates of an item, in which no callback changes what it was compiled for."""
         optimizers = self.trainer.optimizers
         states = [adam_state(optimizer) for optimizer in optimizers]
         counts = [int(state.steps[0]) for state in states]
+        update_at_once = Settled(partial(self.update_at_once, states))
 
-        def update(batch: Transition, noise: Noise) -> tuple[CriticGradients, ActorGradients]:
+        def update(batch: Transition, noise: Noise) -> UpdateSummary:
             counts[:] = [count + 1 for count in counts]
-            critic, actor, taken = self.update_at_once(states, step_scales(optimizers, counts), batch, noise)
+            taken, *summary = update_at_once(step_scales(optimizers, counts), *batch, *noise)
             for index, was_taken in enumerate(taken.tolist()):
                 if not was_taken:
                     raise self._not_finite(index)
                 if index == CRITICS:
                     self.count_step()
-            return critic, actor
+            return UpdateSummary(*summary)
 
         return update
 
@@ -474,7 +481,7 @@ class SACModule(RLModule):
         every = trainer.log_every_n_steps
         return bool(trainer.fast_dev_run) or (every > 0 and (self.trainer.fit_loop.total_batch_idx + 1) % every == 0)
 
-    def summary(self, done: Sequence[tuple[CriticGradients, ActorGradients]]) -> dict[str, float]:
+    def summary(self, done: Sequence[UpdateSummary]) -> dict[str, float]:
         """What is logged of an item's updates: their means, and the temperature after the last one."""
         if not done:
             return {}
@@ -483,11 +490,11 @@ class SACModule(RLModule):
             return float(torch.stack([value.float().mean() for value in values]).mean())
 
         return {
-            "sac/critic_loss": mean([critic.loss for critic, _ in done]),
-            "sac/actor_loss": mean([actor.loss for _, actor in done]),
-            "sac/q": mean([critic.q for critic, _ in done]),
+            "sac/critic_loss": mean([update.critic_loss for update in done]),
+            "sac/actor_loss": mean([update.actor_loss for update in done]),
+            "sac/q": mean([update.q for update in done]),
             "sac/alpha": float(self.alpha),
-            "sac/entropy": -mean([actor.log_prob for _, actor in done]),
+            "sac/entropy": -mean([update.log_prob for update in done]),
         }
 
     def configure_optimizers(self) -> Any:

@@ -1,6 +1,6 @@
 """Items of several rounds are the same run as items of one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch import callbacks as lightning_callbacks
 
 from lightning_rl import SACModule
+from lightning_rl.algorithms.sac import UpdateSummary
 from lightning_rl.callbacks.checkpoints import warn_of_uncrossed
 from lightning_rl.environments import EnvironmentLostError
 from lightning_rl.loggers import CSVLogger
@@ -176,11 +177,16 @@ def test_nothing_of_an_items_gradients_is_kept(run: Callable[..., tuple[Trainer,
 
     def watch(module: SACModule) -> None:
         summary = module.summary
-        module.summary = lambda done: (kept.extend(len(e.gradients) for pair in done for e in pair), summary(done))[1]
 
-    run(5, prepare=watch, max_epochs=1)
-    assert len(kept) > 0
-    assert set(kept) == {0}
+        def watching(done: Sequence[UpdateSummary]) -> dict[str, float]:
+            kept.extend(sum(field.untyped_storage().nbytes() for field in each) for each in done)
+            return summary(done)
+
+        module.summary = watching
+
+    trainer, _ = run(5, prepare=watch, max_epochs=1)
+    # Both losses, a mean value, and a log-probability for each transition.
+    assert set(kept) == {4 * (3 + trainer.lightning_module.batch_size)}
 
 
 @pytest.mark.parametrize("hook", ["on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"])
