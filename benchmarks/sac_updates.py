@@ -3,9 +3,10 @@
     python benchmarks/sac_updates.py results/sac-updates
 
 An update is what each library does once a gradient step: draws a minibatch from its replay buffer, and steps critics,
-actor, temperature and target. BipedalWalker's sizes, twin critics, Adam. The libraries take turns; medians of ratios
-are taken round by round. A floor is what the update's matrix products alone would allow at the rate of a large product,
-measured in the same rounds: of PyTorch's own, and of oneDNN's, which `SACModule` uses where it is exact.
+actor, temperature and target; 64 follow one another at a time. BipedalWalker's sizes, twin critics, Adam. The libraries
+take turns; medians of ratios are taken round by round. A floor is what the update's matrix products alone would allow
+at the rate of a large product, measured in the same rounds: of PyTorch's own, and of oneDNN's, which `SACModule` uses
+where it is exact.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from contest import Contest, Work, machine, markdown, ratio, save
 
 OBSERVATION, ACTION, TRANSITIONS = 24, 4, 20_000
 FLOORS = ("floor", "floor, oneDNN")
-CHUNK = 64  # updates at a time; SBX compiles its loop anew for another number
+CHUNK = 64  # updates at a time, our item; SBX compiles its loop anew for another number
 
 
 def random_transitions() -> tuple[np.ndarray, ...]:
@@ -55,7 +56,7 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
         states = [adam_state(optimizer) for optimizer in optimizers]
         steps = count(1)
 
-        def for_item() -> Callable[[Transition, Noise], Any]:
+        def updates_of_an_item() -> Callable[[Transition, Noise], Any]:
             settled = Settled(partial(update_at_once, states))
 
             def update(transitions: Transition, noise: Noise) -> None:
@@ -65,13 +66,13 @@ def ours(batch: int, width: int, compile: bool, bfloat16: bool) -> Work:
             return update
     else:
 
-        def for_item() -> Callable[[Transition, Noise], Any]:
+        def updates_of_an_item() -> Callable[[Transition, Noise], Any]:
             return partial(module.update, partial(module.descend, optimizers))
 
     def work(chunks: int) -> None:
         with fast_products(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
             for _ in range(chunks):
-                update = for_item()
+                update = updates_of_an_item()
                 sample = buffer.sample(CHUNK, batch, random)
                 noise = torch.randn(2, CHUNK, batch, ACTION, generator=random)
                 for index in range(CHUNK):

@@ -31,11 +31,13 @@ def compiled(function: Callable[Arguments, Result], device_type: str) -> Callabl
 
 
 class Settled:
-    """A compiled function for calls between which nothing changes but the numbers in their arguments.
+    """A compiled function for calls between which nothing changes but the numbers in tensors.
 
     Before each call of a compiled function PyTorch asks some nine hundred questions: whether modules, settings and
     tensors are still those that it was compiled for. Here it asks before two calls. If both ran one graph, whose inputs
-    were the same tensors but for the arguments, the calls after them run that graph with theirs in the same places.
+    were the same tensors but for the arguments, the calls after them run that graph with theirs in the same places:
+    whatever changed since, and whatever the function writes into modules other than into tensors, is passed by. No
+    argument may be a tensor that the function also reads or changes by itself.
 
     Args:
         function: of `compiled`, tensors to tensors; any other one is called as it is.
@@ -43,27 +45,27 @@ class Settled:
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
         self._function = function
-        self._last: _Call | None = None
+        self._asked: _Call | None = None
         self._places: list[int] | None = None
         self._layouts: list[tuple[object, ...]] = []
 
     def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """What the function gives; PyTorch is asked again if the arguments' sizes or types are others."""
         layouts = [_layout(argument) for argument in arguments]
-        if self._last is None or self._places is None or layouts != self._layouts:
-            self._layouts = layouts
-            return self._checked(arguments)
-        graph, inputs = self._last.graph, self._last.inputs
+        if self._asked is None or self._places is None or layouts != self._layouts:
+            return self._ask(arguments, layouts)
+        graph, inputs = self._asked.graph, self._asked.inputs
         for place, argument in zip(self._places, arguments, strict=True):
             inputs[place] = argument
         return tuple(graph(*inputs))
 
-    def _checked(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _ask(self, arguments: tuple[Tensor, ...], layouts: list[tuple[object, ...]]) -> tuple[Tensor, ...]:
+        before, self._asked, self._places = self._asked, None, None  # which a function that raises leaves behind
         with _recording() as calls:
             results = self._function(*arguments)
-        one_graph = len(calls) == 1 and list(map(id, results)) == list(map(id, calls[0].outputs))
-        before, self._last = self._last, calls[0]._replace(arguments=arguments) if one_graph else None
-        self._places = _places(before, self._last) if before is not None and self._last is not None else None
+        if len(calls) == 1 and list(map(id, results)) == list(map(id, calls[0].outputs)):
+            self._asked, self._layouts = calls[0]._replace(arguments=arguments), layouts
+            self._places = None if before is None else _places(before, self._asked)
         return results
 
 
@@ -120,11 +122,13 @@ def repeated_tracing() -> Iterator[None]:
 
 
 def _places(one: _Call, other: _Call) -> list[int] | None:
-    """Where the arguments stand among the graph's inputs, if two calls differ in them alone."""
-    places, before = ([_index(each, call.inputs) for each in call.arguments] for call in (other, one))
+    """Where the arguments stand among the graph's inputs, if two calls of one graph differ in them alone."""
+    before = [_index(argument, one.inputs) for argument in one.arguments]
+    places = [_index(argument, other.inputs) for argument in other.arguments]
     found = [place for place in places if place is not None]
-    if one.graph is not other.graph or places != before or len(set(found)) < len(places):
-        return None  # among others where an argument is not read, or is passed twice
+    every_one_is_read_once = len(set(found)) == len(places)
+    if one.graph is not other.graph or places != before or not every_one_is_read_once:
+        return None
     inputs = enumerate(zip(one.inputs, other.inputs, strict=True))
     return found if all(place in found or first is second for place, (first, second) in inputs) else None
 
@@ -134,7 +138,7 @@ def _index(item: object, items: Sequence[object]) -> int | None:
 
 
 def _layout(tensor: Tensor) -> tuple[object, ...]:
-    """What a graph takes for granted of an input."""
+    """What a graph takes for granted of an argument."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
 
 

@@ -211,7 +211,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(
 
 
 class Scale(nn.Module):
-    """Counts how often it is called: once while it is compiled, then never."""
+    """Changes its weights in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,6 +269,50 @@ def test_what_lasts_may_not_be_another_one_nor_be_passed_twice() -> None:
     assert len(calls) == 10
 
 
+@needs_compiler
+def test_a_call_that_fails_leaves_nothing_settled() -> None:
+    function, fails = compiled(Scale(), "cpu"), [False]
+
+    def failing(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if fails[0]:
+            raise KeyboardInterrupt
+        return function(x, y)
+
+    settled = Settled(failing)
+    few, many = pairs(4, 5)
+    for _ in range(3):
+        settled(*few)
+    fails[0] = True
+    with pytest.raises(KeyboardInterrupt):
+        settled(*many)
+    fails[0] = False
+    assert settled(*many)[0].shape == (5, 5)
+
+
+def in_two_graphs(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    y = x + 1
+    torch._dynamo.graph_break()
+    return (y * 2,)
+
+
+def with_its_input(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return x + 1, x
+
+
+def of_its_shape_alone(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (torch.ones(x.shape),)
+
+
+@needs_compiler
+@pytest.mark.parametrize("function", [in_two_graphs, with_its_input, of_its_shape_alone])
+def test_what_is_not_one_graph_of_its_arguments_is_asked_about_each_time(function: Callable[..., Any]) -> None:
+    counted, calls = asked(compiled(function, "cpu"))
+    settled = Settled(counted)
+    for (x, _), expected in zip(pairs(3, 3, 3, 3), pairs(3, 3, 3, 3), strict=True):
+        torch.testing.assert_close(settled(x), function(expected[0]))
+    assert len(calls) == 4
+
+
 def test_a_function_that_is_not_compiled_is_called_as_it_is() -> None:
     function, calls = asked(Scale())
     settled, eager = Settled(function), Scale()
@@ -277,7 +321,7 @@ def test_a_function_that_is_not_compiled_is_called_as_it_is() -> None:
     assert len(calls) == 3
 
 
-class AtOnce(Callback):
+class OtherNumbers(Callback):
     """Changes the discount and the target's rate between items."""
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -304,9 +348,31 @@ def test_an_item_asks_before_two_of_its_updates_and_sees_what_callbacks_changed(
     for compile in (False, True):
         seed_everything(0)
         module = small_sac(compile=compile, rounds_per_item=2, steps_per_epoch=192)
-        trainer = quiet_trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[AtOnce()])
+        trainer = quiet_trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[OtherNumbers()])
         trainer.fit(module)
         results.append(weights(module))
     assert trainer.global_step == 88  # in six items of sixteen, the first of which begins without
     assert len(calls[0]) == 2 * 6
     torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-3)  # actions differ by roundings, too
+
+
+class Annealed(SACModule):
+    """Changes the discount within an item."""
+
+    def step_schedules(self) -> None:
+        super().step_schedules()
+        if self.trainer.global_step == 20:
+            self.gamma = 0.5
+
+
+@needs_compiler
+def test_a_number_that_changes_within_an_item_counts_at_once(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
+    results = []
+    hyperparameters = {name: value for name, value in small_sac().hparams.items() if not name.startswith("_")}
+    one_item = {"train_freq": 160, "gradient_steps": 40, "learning_starts": 160}
+    for compile in (False, True):
+        seed_everything(0)
+        module = Annealed(**{**hyperparameters, **one_item, "compile": compile})
+        quiet_trainer(max_epochs=1, logger=False, enable_checkpointing=False).fit(module)
+        results.append(weights(module))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)

@@ -287,6 +287,9 @@ class SACModule(RLModule):
             descend: takes an optimizer's step: its index, gradients for its parameters, and the sum of all of them.
             batch: ``[batch, …]``.
             noise: ``[batch, action_size]`` each.
+
+        Returns:
+            What the batch said, without gradients.
         """
         critic = self.critic_gradients(batch, noise.next)
         descend(CRITICS, critic.gradients, critic.total)
@@ -418,15 +421,18 @@ class SACModule(RLModule):
         return torch.stack(taken), *summary
 
     def _compiled_update(self) -> MakeUpdate:
-        """`update_at_once` for the updates of an item, in which no callback changes what it was compiled for."""
+        """`update_at_once` for the updates of an item, in which no callback changes the networks."""
         optimizers = self.trainer.optimizers
         states = [adam_state(optimizer) for optimizer in optimizers]
         counts = [int(state.steps[0]) for state in states]
-        update_at_once = Settled(partial(self.update_at_once, states))
+        settled: dict[tuple[float, ...], Settled] = {}  # by the numbers that are compiled into a function
 
         def update(batch: Transition, noise: Noise) -> UpdateSummary:
             counts[:] = [count + 1 for count in counts]
-            taken, *summary = update_at_once(step_scales(optimizers, counts), *batch, *noise)
+            numbers = self.gamma, self.tau, self.target_entropy, self.actor_averaging
+            if numbers not in settled:
+                settled[numbers] = Settled(partial(self.update_at_once, states))
+            taken, *summary = settled[numbers](step_scales(optimizers, counts), *batch, *noise)
             for index, was_taken in enumerate(taken.tolist()):
                 if not was_taken:
                     raise self._not_finite(index)

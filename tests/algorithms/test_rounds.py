@@ -174,12 +174,14 @@ def test_what_is_said_of_limits_and_checkpoints(
 
 def test_nothing_of_an_items_gradients_is_kept(run: Callable[..., tuple[Trainer, Counts]]) -> None:
     kept: list[int] = []
+    graphs: list[bool] = []
 
     def watch(module: SACModule) -> None:
         summary = module.summary
 
         def watching(done: Sequence[UpdateSummary]) -> dict[str, float]:
             kept.extend(sum(field.untyped_storage().nbytes() for field in each) for each in done)
+            graphs.extend(field.requires_grad for each in done for field in each)
             return summary(done)
 
         module.summary = watching
@@ -187,6 +189,7 @@ def test_nothing_of_an_items_gradients_is_kept(run: Callable[..., tuple[Trainer,
     trainer, _ = run(5, prepare=watch, max_epochs=1)
     # Both losses, a mean value, and a log-probability for each transition.
     assert set(kept) == {4 * (3 + trainer.lightning_module.batch_size)}
+    assert not any(graphs)
 
 
 @pytest.mark.parametrize("hook", ["on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"])
