@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 from torch.testing import assert_close
 
-from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, Policy
+from lightning_rl.networks.categorical_policy import CategoricalPolicy
+from lightning_rl.networks.gaussian_policy import GaussianPolicy
+from lightning_rl.networks.policy import Policy
 from lightning_rl.trust_region import (
     conjugate_gradient,
     fisher_vector_product,

@@ -53,7 +53,7 @@ from lightning_rl.experience import Collector, Episode, EpochStream
 from lightning_rl.freed_memory import keep_freed_memory
 from lightning_rl.loggers import CSVLogger
 from lightning_rl.networks import SquashedGaussianActor
-from lightning_rl.networks.policies import GreedyPolicy
+from lightning_rl.networks.policy import GreedyPolicy
 from lightning_rl.shards import read_shard, write_shard
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")

@@ -5,9 +5,7 @@ from copy import deepcopy
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import gymnasium as gym
 import torch
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -24,8 +22,10 @@ from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutM
 from lightning_rl.garbage import swept
 from lightning_rl.moments import ReturnScaler, moments, pooled
 from lightning_rl.networks import track
+from lightning_rl.networks.categorical_policy import CategoricalPolicy
 from lightning_rl.networks.mirror import Mirror
-from lightning_rl.networks.policies import CategoricalPolicy, GaussianPolicy, GreedyPolicy, Policy
+from lightning_rl.networks.policies import make_policy
+from lightning_rl.networks.policy import GreedyPolicy
 from lightning_rl.networks.value import ValueNetwork
 from lightning_rl.products import fast_products
 from lightning_rl.trust_region import (
@@ -501,42 +501,6 @@ class TRPOModule(RLModule):
             rank=self.global_rank,
             device=self.memory_device,
         )
-
-
-def make_policy(
-    name: str,
-    action_space: gym.Space[Any],
-    observation_size: int,
-    squash_actions: bool,
-    mirror: Mirror | None,
-    **settings: Any,
-) -> Policy:
-    """The policy that an action space asks for.
-
-    Raises:
-        TypeError: there is none, or the mirror is something else.
-        ValueError: choices are to be squashed or mirrored, or the mirror does not fit.
-    """
-    if not isinstance(mirror, Mirror | None):
-        raise TypeError(f"mirror={mirror!r}: a lightning_rl.Mirror or None was expected.")
-    if isinstance(action_space, Box):
-        return GaussianPolicy(observation_size, action_space, squash_actions=squash_actions, mirror=mirror, **settings)
-    if isinstance(action_space, Discrete | MultiDiscrete):
-        if mirror is not None:
-            raise ValueError(
-                f"mirror={mirror}: {name} has the action space {action_space}, and choices are not mirrored: leave "
-                "mirror at None."
-            )
-        if squash_actions:
-            raise ValueError(
-                f"squash_actions=True: {name} has the action space {action_space}, and choices are not squashed: leave "
-                "squash_actions at False."
-            )
-        return CategoricalPolicy(observation_size, action_space, **settings)
-    raise TypeError(
-        f"{name} has the action space {type(action_space).__name__}, and TRPO acts in Box, Discrete and MultiDiscrete: "
-        "wrap the environment so that its actions are one of these."
-    )
 
 
 def what_went_wrong(policy: PolicyStep, value_loss: float) -> str | None:

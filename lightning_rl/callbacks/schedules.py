@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_rl.experience import RolloutExperience
-from lightning_rl.networks.policies import GaussianPolicy
+from lightning_rl.networks.gaussian_policy import GaussianPolicy
 
 
 class ByUpdates(Callback):

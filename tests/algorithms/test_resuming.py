@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -189,42 +188,6 @@ def test_resuming_with_dropout_is_exact(small_sac: SAC, quiet_trainer: MakeTrain
     assert differences(unbroken, state(run(2, "first.ckpt"))) == []
 
 
-def test_weights_of_double_precision_are_loaded_and_tested_as_they_were_saved(
-    small_trpo: Callable[..., TRPOModule], quiet_trainer: MakeTrainer
-) -> None:
-    module = small_trpo()
-    trainer = quiet_trainer(max_epochs=1, precision="64-true")
-    trainer.fit(module)
-    trainer.save_checkpoint("double.ckpt", weights_only=True)
-    loaded = TRPOModule.load_from_checkpoint("double.ckpt")
-    assert all(torch.equal(weight, module.state_dict()[name]) for name, weight in loaded.state_dict().items())
-    again = small_trpo()
-    quiet_trainer(precision="64-true").test(again, ckpt_path="double.ckpt", verbose=False)
-    assert all(torch.equal(weight, module.state_dict()[name]) for name, weight in again.state_dict().items())
-    quiet_trainer(max_epochs=1).fit(loaded)  # in single precision, as that Trainer says
-    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize("rollout_steps", [8, 32])
-def test_earlier_rollouts_of_another_length_are_left_out_and_that_is_said(
-    small_trpo: Callable[..., TRPOModule], quiet_trainer: MakeTrainer, rollout_steps: int
-) -> None:
-    quiet_trainer(max_epochs=1, callbacks=[LastCheckpoint()], logger=CSVLogger(".", version="run")).fit(
-        small_trpo(value_rollouts=3)
-    )
-    module = small_trpo(value_rollouts=3, rollout_steps=rollout_steps)
-    lengths: list[int] = []
-    fit_value = module.fit_value
-    module.fit_value = lambda rollout, optimizer: (
-        lengths.append(0 if rollout.earlier is None else len(rollout.earlier.value_target)),
-        fit_value(rollout, optimizer),
-    )[1]
-    trainer = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))
-    with pytest.warns(UserWarning, match=f"hold 32 transitions a rank and this module's {2 * rollout_steps}: "):
-        trainer.fit(module, ckpt_path="lightning_logs/run/checkpoints/last.ckpt")
-    assert lengths[:4] == [0, 2 * rollout_steps, 4 * rollout_steps, 4 * rollout_steps]
-
-
 def test_the_last_checkpoint_is_beside_the_users_snapshots(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
     trained: list[int] = []
     for _ in range(2):
@@ -243,19 +206,6 @@ def test_a_limit_within_an_item_is_told_of(
 ) -> None:
     quiet_trainer(max_steps=limit).fit(small_sac())
     assert ("max_steps=20 ends the run within an item of 8 updates" in caplog.text) == (limit == 20)
-
-
-def test_validating_afterwards_steps_no_schedule(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
-    schedules: list[ReduceLROnPlateau] = []
-
-    def schedule(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
-        schedules.append(ReduceLROnPlateau(optimizer, mode="max"))
-        return schedules[-1]
-
-    module, trainer = small_sac(lr_scheduler=schedule), quiet_trainer(max_epochs=2)
-    trainer.fit(module)
-    trainer.validate(module, verbose=False)
-    assert {each.last_epoch for each in schedules} == {2}
 
 
 def test_stopping_and_going_on_is_one_run(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
@@ -350,61 +300,3 @@ def test_envpool_resumes_all_but_the_episodes(
         resumed.fit(module, ckpt_path="lightning_logs/run/checkpoints/last.ckpt")
     assert differences({**before, "epoch": 0}, {**loaded[0], "epoch": 0}) == []
     assert module.environment_steps == 2 * before["lightning_rl"]["environment_steps"]
-
-
-def test_without_the_replay_buffer_resuming_says_so_and_refills(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
-    trainer = quiet_trainer(max_epochs=1, logger=CSVLogger(".", version="run"))
-    trainer.fit(small_sac(save_replay_buffer=False))
-    trainer.save_checkpoint("small.ckpt", weights_only=False)
-    module = small_sac(save_replay_buffer=False)
-    resumed = quiet_trainer(max_epochs=2, logger=CSVLogger(".", version="run"))
-    with pytest.warns(UserWarning, match=r"no replay buffer .* 32 transitions are collected"):
-        resumed.fit(module, ckpt_path="small.ckpt")
-    assert module.experience.buffer.size == 160
-    assert resumed.global_step == (10 - 1) * 8 * 2  # one item of each epoch refills
-    assert module.environment_steps == 320
-
-
-def test_evaluation_before_and_after_fit_and_from_a_path(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
-    module = small_sac()
-    trainer = quiet_trainer(max_epochs=1)
-    [before] = trainer.validate(module, verbose=False)
-    untrained = [trajectory for batch in trainer.predict(module) for trajectory in batch]
-    [tested] = trainer.test(module, verbose=False)
-    assert np.mean([t.rewards.sum() for t in untrained]) == pytest.approx(tested["test/return"], rel=1e-6)
-    trainer.fit(module)
-    trainer.save_checkpoint("lightning_logs/version_0/checkpoints/first.ckpt", weights_only=False)
-    [after] = trainer.test(module, verbose=False)
-    [again] = quiet_trainer().test(
-        small_sac(), ckpt_path="lightning_logs/version_0/checkpoints/last.ckpt", verbose=False
-    )
-    assert after == again
-    assert after["test/return"] != tested["test/return"]
-    assert set(before) == {f"val/{n}" for n in ("return", "return_std", "return_min", "return_max", "length")} | {
-        "step"
-    }
-    assert after["step"] == 160
-    trainer.fit_loop.max_epochs = 2
-    trainer.fit(module)
-    [earlier] = trainer.test(module, ckpt_path="lightning_logs/version_0/checkpoints/first.ckpt", verbose=False)
-    assert earlier == after
-    [batch, rest] = trainer.predict(module)
-    trajectory = batch[0]
-    assert len(batch) + len(rest) == 3
-    assert trajectory.observations.shape == (31, 3)
-    assert trajectory.actions.shape == (30, 1)
-    assert (trajectory.truncated, trajectory.terminated) == (True, False)
-    returns = [float(t.rewards.sum()) for t in (*batch, *rest)]
-    assert sum(returns) / 3 == pytest.approx(after["test/return"], rel=1e-6)
-    from_path = quiet_trainer().predict(small_sac(), ckpt_path="lightning_logs/version_0/checkpoints/first.ckpt")
-    assert [float(t.rewards.sum()) for episodes in from_path for t in episodes] == returns
-
-
-def test_averaged_actor_is_evaluated_and_the_raw_one_explores(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
-    module = small_sac(actor_averaging=0.01)
-    quiet_trainer(max_epochs=1).fit(module)
-    observation = torch.from_numpy(module.observation_space.sample())[None]
-    assert torch.equal(module.greedy_policy()(observation), module.averaged_actor(observation))
-    assert not torch.equal(module.averaged_actor(observation), module.actor(observation))
-    explored = module.environment_units(module.explore(observation, torch.zeros(1, 1)))
-    assert torch.equal(torch.from_numpy(explored), module.actor(observation))

@@ -17,8 +17,9 @@ from torch.testing import assert_close
 from lightning_rl import Mirror, TRPOModule
 from lightning_rl.export import export_policy
 from lightning_rl.moments import moments
+from lightning_rl.networks.gaussian_policy import GaussianPolicy
 from lightning_rl.networks.mirror import Reflection
-from lightning_rl.networks.policies import GaussianPolicy, GreedyPolicy
+from lightning_rl.networks.policy import GreedyPolicy
 
 # Five numbers seen, of which the first two change places and the fourth its sign; three done, the middle one negated.
 MIRROR = Mirror([(0, 1)], [(0, 2)], observation_negated=[3], action_negated=[1])
