@@ -23,7 +23,7 @@ COLLECTED = 1_024  # environment steps of one piece of work
 
 
 def collecting(backend: str, num_envs: int) -> Work:
-    """Rounds of `SACModule`'s experience without updates, acting by the actor."""
+    """Items of `SACModule` without updates, collected as a training does, acting by the actor."""
     from lightning_rl import SACModule
 
     module = SACModule(
@@ -34,12 +34,11 @@ def collecting(backend: str, num_envs: int) -> Work:
         learning_starts=0,
         buffer_size=102_400,
     )
-    experience = module.make_experience(run_seed=0)
+    module.experience = module.make_experience(run_seed=0)
 
     def work(rounds: int) -> None:
         for _ in range(rounds):
-            experience.interact()
-            experience.draw()
+            module.next_item()
 
     return work
 

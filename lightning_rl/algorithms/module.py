@@ -30,8 +30,8 @@ from lightning_rl.algorithms.hyperparameters import (
     require_within,
     storable,
 )
+from lightning_rl.algorithms.items import tell_of_split_item, warn_of_uncrossed
 from lightning_rl.callbacks import default_callbacks
-from lightning_rl.callbacks.checkpoints import tell_of_split_item, warn_of_uncrossed
 from lightning_rl.checkpoint_io import WholeCheckpointIO
 from lightning_rl.environments import (
     TEST_SEEDS,

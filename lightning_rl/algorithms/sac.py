@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_rl.adam import AdamState, adam_state, is_plain_adam, step_scales, take_step
 from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_within
+from lightning_rl.algorithms.items import tell_of_short_items
 from lightning_rl.algorithms.module import Acting, RLModule
 from lightning_rl.compilation import Settled, can_compile, compiled
 from lightning_rl.denormals import flush_denormals
@@ -240,6 +241,12 @@ class SACModule(RLModule):
         if stage == "fit" and self.compiles and can_compile(device):
             for name in COMPILED:
                 setattr(self, name, compiled(getattr(self, name), device.type))
+
+    def on_fit_start(self) -> None:
+        """Says what the base does, and where items are shorter than they need be."""
+        super().on_fit_start()
+        rounds_per_epoch = self.steps_per_epoch // (self.train_freq * self.trainer.world_size)
+        tell_of_short_items(self.trainer, self.updates_per_item, rounds_per_epoch)
 
     def on_train_start(self) -> None:
         """Chooses how updates are made, now that callbacks and optimizers are known."""

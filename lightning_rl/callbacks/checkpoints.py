@@ -7,7 +7,6 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 
 class ModelCheckpoint(lightning_callbacks.ModelCheckpoint):
@@ -151,40 +150,3 @@ def run_folder(trainer: Trainer) -> Path | None:
         if isinstance(logger, TensorBoardLogger | CSVLogger):
             return Path(trainer.strategy.broadcast(logger.log_dir))
     return checkpoint_folder(trainer).parent if trainer.loggers else None
-
-
-def warn_of_uncrossed(trainer: Trainer, updates_per_item: int, rounds_per_item: int) -> None:
-    """Says which of the user's checkpoints would fire late or never, and what to use."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, lightning_callbacks.ModelCheckpoint):
-            every = callback._every_n_train_steps
-            if callback._train_time_interval is not None:
-                rank_zero_warn(
-                    "ModelCheckpoint(train_time_interval=…) never saves under manual optimization, which this module "
-                    "uses: choose every_n_train_steps of lightning_rl.callbacks.ModelCheckpoint."
-                )
-            crosses = isinstance(callback, ModelCheckpoint)
-            # The item in which updates begin may have fewer of them, if it has several rounds.
-            misses = updates_per_item and (every % updates_per_item or rounds_per_item > 1)
-            if not crosses and every and misses:
-                rank_zero_warn(
-                    f"ModelCheckpoint(every_n_train_steps={every}) saves only where an item of {updates_per_item} "
-                    "updates ends on a multiple: use lightning_rl.callbacks.ModelCheckpoint, which saves whenever one "
-                    "is crossed."
-                )
-
-
-def tell_of_split_item(trainer: Any, updates_per_item: int, rounds_per_item: int) -> None:
-    """Says it where ``max_steps`` ends a run within an item: the item's other updates are not made up for."""
-    if trainer.max_steps > 0 and rounds_per_item > 1 and not trainer.fast_dev_run:
-        rank_zero_info(
-            f"max_steps={trainer.max_steps} may end the run within an item of {rounds_per_item} rounds, which counts "
-            "as a whole one when the run is resumed: its epoch is then shorter. With rounds_per_item=1 it need not be."
-        )
-        return
-    split = trainer.max_steps > 0 and updates_per_item > 1 and trainer.max_steps % updates_per_item
-    if split and not trainer.fast_dev_run:
-        rank_zero_info(
-            f"max_steps={trainer.max_steps} ends the run within an item of {updates_per_item} updates, whose others "
-            "are not made up for when it is resumed: from a multiple it goes on exactly."
-        )

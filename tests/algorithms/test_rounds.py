@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch import callbacks as lightning_callbacks
 
 from lightning_rl import SACModule
+from lightning_rl.algorithms.items import warn_of_uncrossed
 from lightning_rl.algorithms.sac import UpdateSummary
-from lightning_rl.callbacks.checkpoints import warn_of_uncrossed
 from lightning_rl.environments import EnvironmentLostError
 from lightning_rl.loggers import CSVLogger
 
@@ -170,6 +170,29 @@ def test_what_is_said_of_limits_and_checkpoints(
     with pytest.warns(UserWarning, match="saves only where an item of 10 updates ends on a multiple"):
         warn_of_uncrossed(quiet_trainer(callbacks=[own]), updates_per_item=10, rounds_per_item=5)
     warn_of_uncrossed(quiet_trainer(callbacks=[own]), updates_per_item=10, rounds_per_item=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "rounds_per_item=16 it would carry 16"),
+        ({"steps_per_epoch": 2_000}, "rounds_per_item=10 it would carry 10"),  # 16 do not divide 1,000 rounds
+        ({"steps_per_epoch": 1_998}, None),
+        ({"gradient_steps": 2}, None),
+        ({"rounds_per_item": 2}, None),
+    ],
+)
+def test_items_of_one_update_are_told_of_where_there_are_many(
+    small_sac: SAC,
+    quiet_trainer: MakeTrainer,
+    caplog: pytest.LogCaptureFixture,
+    settings: dict[str, int],
+    told: str | None,
+) -> None:
+    module = small_sac(**{"train_freq": 2, "gradient_steps": 1, "steps_per_epoch": 2_048, **settings})
+    quiet_trainer(max_epochs=1, limit_train_batches=5).fit(module)
+    assert ("carries one update" in caplog.text) == (told is not None)
+    assert (told or "") in caplog.text
 
 
 def test_nothing_of_an_items_gradients_is_kept(run: Callable[..., tuple[Trainer, Counts]]) -> None:
