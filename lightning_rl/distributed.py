@@ -1,4 +1,7 @@
+import atexit
+import gc
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.distributed
@@ -34,3 +37,20 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
     flat = (travelling / ranks).to(flat.device)
     pieces = flat.split([tensor.numel() for tensor in tensors])
     return [piece.view_as(tensor).to(tensor.dtype) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+@cache
+def leave_at_exit() -> None:
+    """Destroys the process group before the interpreter is finalized, if it is still there; to be called in every rank.
+
+    Gloo's threads may still hold a tensor of the last collective then. Whoever lets go of it after finalization has
+    begun aborts the process, and a run that was complete fails. A group that nothing holds any more waits for its
+    threads. Lightning does the same for NCCL.
+    """
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        gc.collect()  # DDP's wrapper holds the group, and itself
+        torch.distributed.destroy_process_group()

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import faulthandler, hashlib, json, sys
+import atexit, faulthandler, hashlib, json, os, sys
 from pathlib import Path
+
+def threads():
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+# Before anything else, so that it is the last thing to be done.
+atexit.register(lambda: Path(f"left-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(threads())))
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning_rl import SACModule, TRPOModule
@@ -41,6 +47,7 @@ Path(f"rank-{trainer.global_rank}.json").write_text(json.dumps({
     "environment_steps": module.environment_steps,
     "updates": trainer.global_step,
     "collected": module.experience.collector.state_dict()["observation"].tolist(),
+    "threads": threads(),
 }))
 """
 
@@ -65,3 +72,13 @@ def test_ranks_share_weights_and_evaluate_the_same_episodes(algorithm: str, upda
         assert len({str(each["collected"]) for each in group}) == len(group)  # each has episodes of its own
     assert [alone["updates"], *(group[0]["updates"] for group in groups)] == updates
     assert all(each["environment_steps"] == 240 for group in [[alone], *groups] for each in group)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are not told of here")
+@pytest.mark.parametrize("algorithm", ["SAC", "TRPO"])
+def test_no_thread_of_gloos_is_left_where_the_interpreter_is_finalized(algorithm: str) -> None:
+    """It could be about to let go of a tensor, which aborts a process whose interpreter is going away."""
+    for rank, trained in enumerate(ranks(algorithm, 2)):
+        left = json.loads(Path(f"left-{rank}.json").read_text())
+        assert "pt_gloo_runloop" in trained["threads"]
+        assert not any("gloo" in name for name in left)

@@ -33,6 +33,7 @@ from lightning_rl.algorithms.hyperparameters import (
 from lightning_rl.algorithms.items import tell_of_split_item, warn_of_uncrossed
 from lightning_rl.callbacks import default_callbacks
 from lightning_rl.checkpoint_io import WholeCheckpointIO
+from lightning_rl.distributed import leave_at_exit
 from lightning_rl.environments import (
     TEST_SEEDS,
     VALIDATION_SEEDS,
@@ -310,6 +311,8 @@ class RLModule(LightningModule):
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # what a Trainer has by itself
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         keep_freed_memory()
+        if self.trainer.world_size > 1:
+            leave_at_exit()
         if stage == "fit" and self.experience is None:
             self.experience = self.make_experience(self._run_seed())
         if self.experience is not None:
