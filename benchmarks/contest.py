@@ -135,19 +135,24 @@ class Training(Callback):
         log_every_n_steps: the trainer's.
         items: of the stream in an amount of one.
         warm_up: items before the first turn.
+        accelerator: the trainer's.
     """
 
-    def __init__(self, module: Any, log_every_n_steps: int, items: int = 1, warm_up: int = 0) -> None:
+    def __init__(
+        self, module: Any, log_every_n_steps: int, items: int = 1, warm_up: int = 0, accelerator: str = "cpu"
+    ) -> None:
         self.module = module
         self.log_every_n_steps = log_every_n_steps
         self.items = items
         self.warm_up = warm_up
+        self.accelerator = accelerator
 
     def take(self, turns: Iterator[Turn]) -> None:
         """Trains until there are no more turns."""
         self.turns = turns
         trainer = Trainer(
-            accelerator="cpu",
+            accelerator=self.accelerator,
+            devices=1,
             max_epochs=1,
             limit_val_batches=0,
             log_every_n_steps=self.log_every_n_steps,
@@ -189,6 +194,7 @@ def machine() -> dict[str, Any]:
     )
     return {
         "processor": f"{model}, {os.cpu_count()} cores",
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},

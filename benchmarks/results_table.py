@@ -18,7 +18,8 @@ episodes in Gymnasium, of seeds that were never trained or validated on, with th
 own evaluations and with the last one; each run's `config.yaml` says with which settings. Minutes are from the
 process's start to its end, evaluations included; on a machine of two cores, all but those of TRPO's walker beside
 other work, which makes them upper bounds. Then comes what this project aims at, and what Stable-Baselines3's Zoo
-publishes for one agent of the same algorithm.
+publishes for one agent of the same algorithm. No GPU was at hand, for these runs or for the
+tables of speed beside them.
 
 | algorithm | environment | seed | steps | best checkpoint | last checkpoint | minutes | aim | the Zoo's |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |

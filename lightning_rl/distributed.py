@@ -41,16 +41,17 @@ def average(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 @cache
 def leave_at_exit() -> None:
-    """Destroys the process group before the interpreter is finalized, if it is still there; to be called in every rank.
+    """Sees to it that gloo's group, if this process is in one, is left before the interpreter is finalized.
 
-    Gloo's threads may still hold a tensor of the last collective then. Whoever lets go of it after finalization has
-    begun aborts the process, and a run that was complete fails. A group that nothing holds any more waits for its
-    threads. Lightning does the same for NCCL.
+    Gloo's threads may still hold a tensor of the last collective then, and one that lets go of it once finalization has
+    begun aborts the process: a run that was complete fails. A group that is destroyed waits for its threads, if nothing
+    else holds it, as DDP's wrapper does until training is over. For NCCL Lightning does the same.
     """
     atexit.register(_leave)
 
 
 def _leave() -> None:
-    if torch.distributed.is_initialized():
-        gc.collect()  # DDP's wrapper holds the group, and itself
-        torch.distributed.destroy_process_group()
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        gc.collect()  # a wrapper that nothing needs any more still holds itself
+        distributed.destroy_process_group()

@@ -8,14 +8,25 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import atexit, faulthandler, hashlib, json, os, sys
+import atexit, faulthandler, hashlib, json, os, sys, time
 from pathlib import Path
 
-def threads():
-    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+def gloos_threads():
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        try:
+            names.append(path.read_text().strip())
+        except OSError:  # it ended meanwhile
+            pass
+    return sum("gloo" in name for name in names)
 
-# Before anything else, so that it is the last thing to be done.
-atexit.register(lambda: Path(f"left-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(threads())))
+def at_the_end():
+    patience = time.monotonic() + 1  # the system may list for a moment what has been waited for
+    while gloos_threads() and time.monotonic() < patience:
+        time.sleep(0.01)
+    Path(f"left-{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(gloos_threads()))
+
+atexit.register(at_the_end)  # before all others, and so after them
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning_rl import SACModule, TRPOModule
@@ -47,7 +58,7 @@ Path(f"rank-{trainer.global_rank}.json").write_text(json.dumps({
     "environment_steps": module.environment_steps,
     "updates": trainer.global_step,
     "collected": module.experience.collector.state_dict()["observation"].tolist(),
-    "threads": threads(),
+    "gloos_threads": gloos_threads(),
 }))
 """
 
@@ -75,10 +86,8 @@ def test_ranks_share_weights_and_evaluate_the_same_episodes(algorithm: str, upda
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are not told of here")
-@pytest.mark.parametrize("algorithm", ["SAC", "TRPO"])
-def test_no_thread_of_gloos_is_left_where_the_interpreter_is_finalized(algorithm: str) -> None:
+def test_no_thread_of_gloos_is_left_where_the_interpreter_is_finalized() -> None:
     """It could be about to let go of a tensor, which aborts a process whose interpreter is going away."""
-    for rank, trained in enumerate(ranks(algorithm, 2)):
-        left = json.loads(Path(f"left-{rank}.json").read_text())
-        assert "pt_gloo_runloop" in trained["threads"]
-        assert not any("gloo" in name for name in left)
+    for rank, trained in enumerate(ranks("SAC", 2)):
+        assert trained["gloos_threads"]
+        assert json.loads(Path(f"left-{rank}.json").read_text()) == 0

@@ -8,8 +8,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_rl.callbacks import ModelCheckpoint
 
-ROUNDS_WORTH_AN_ITEM = 16
+MORE_ROUNDS = 16
+"""An item: with as many Lightning's loop was seen to take 2 to 4 % of a training, with one 11 to 15."""
 MANY_ITEMS = 1_000
+"""An epoch; with fewer there is little time to be saved."""
 
 
 def warn_of_uncrossed(trainer: Trainer, updates_per_item: int, rounds_per_item: int) -> None:
@@ -53,15 +55,17 @@ def tell_of_short_items(trainer: Any, updates_per_item: int, rounds_per_epoch: i
     """Says it where many items carry one update each, which costs more of the loop's time than it need.
 
     Args:
-        trainer: that begins.
-        updates_per_item: updates an item.
+        trainer: of the run that begins.
+        updates_per_item: updates that an item carries.
         rounds_per_epoch: rounds of interaction an epoch, of one rank.
     """
-    if updates_per_item != 1 or rounds_per_epoch < MANY_ITEMS or trainer.fast_dev_run:
+    limited = trainer.max_steps > 0 or trainer.fast_dev_run  # a limit of updates goes better with short items
+    if updates_per_item != 1 or rounds_per_epoch < MANY_ITEMS or limited:
         return
-    more = next(n for n in range(ROUNDS_WORTH_AN_ITEM, 0, -1) if rounds_per_epoch % n == 0)
+    more = next(n for n in range(MORE_ROUNDS, 0, -1) if rounds_per_epoch % n == 0)
     if more > 1:
         rank_zero_info(
-            f"An item of Lightning's loop carries one update here. With rounds_per_item={more} it would carry {more}: "
-            "the same is learned in less time, and what counts items (log_every_n_steps, hooks) counts fewer of them."
+            f"An item of Lightning's loop carries one update here. With rounds_per_item={more} it would carry {more}, "
+            "in less time. The same is learned, unless a callback changes settings on the way; what counts items, as "
+            "log_every_n_steps, val_check_interval and limit_train_batches do, counts fewer of them."
         )

@@ -311,8 +311,7 @@ class RLModule(LightningModule):
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # what a Trainer has by itself
             self.trainer.strategy.checkpoint_io = WholeCheckpointIO()
         keep_freed_memory()
-        if self.trainer.world_size > 1:
-            leave_at_exit()
+        leave_at_exit()
         if stage == "fit" and self.experience is None:
             self.experience = self.make_experience(self._run_seed())
         if self.experience is not None:

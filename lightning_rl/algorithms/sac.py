@@ -21,7 +21,7 @@ from lightning_rl.adam import AdamState, adam_state, is_plain_adam, step_scales,
 from lightning_rl.algorithms.hyperparameters import require_integer, require_multiple, require_within
 from lightning_rl.algorithms.items import tell_of_short_items
 from lightning_rl.algorithms.module import Acting, RLModule
-from lightning_rl.compilation import Settled, can_compile, compiled
+from lightning_rl.compilation import Settled, between_replays, can_compile, compiled
 from lightning_rl.denormals import flush_denormals
 from lightning_rl.distributed import average
 from lightning_rl.experience import Noise, ReplayBuffer, ReplayExperience, Transition, Updates
@@ -370,7 +370,23 @@ class SACModule(RLModule):
         return islice(zip(batches, noises, strict=False), self.updates_left())
 
     def _update_step_by_step(self) -> MakeUpdate:
-        return partial(self.update, partial(self.descend, self.update_optimizers()))
+        update = partial(self.update, partial(self.descend, self.update_optimizers()))
+        return self._replayed(update) if self._replays() else update
+
+    def _replays(self) -> bool:
+        return "critic_gradients" in self.__dict__ and self.device.type == "cuda"
+
+    def _replayed(self, update: MakeUpdate) -> MakeUpdate:
+        """An update whose gradients lie where the next one's will: they are given up with it."""
+        update_that_stays = between_replays(update)
+
+        def replayed(batch: Transition, noise: Noise) -> UpdateSummary:
+            summary = UpdateSummary(*update_that_stays(batch, noise))
+            for optimizer in self.trainer.optimizers:
+                optimizer.zero_grad()
+            return summary
+
+        return replayed
 
     def descend(self, optimizers: Sequence[Any], index: int, gradients: Sequence[Tensor], total: Tensor) -> None:
         """Averages the gradients over ranks and takes an optimizer's step.

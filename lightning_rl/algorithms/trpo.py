@@ -23,8 +23,8 @@ from lightning_rl.garbage import swept
 from lightning_rl.moments import ReturnScaler, moments, pooled
 from lightning_rl.networks import track
 from lightning_rl.networks.categorical_policy import CategoricalPolicy
+from lightning_rl.networks.make_policy import make_policy
 from lightning_rl.networks.mirror import Mirror
-from lightning_rl.networks.policies import make_policy
 from lightning_rl.networks.policy import GreedyPolicy
 from lightning_rl.networks.value import ValueNetwork
 from lightning_rl.products import fast_products

@@ -173,13 +173,15 @@ def test_what_is_said_of_limits_and_checkpoints(
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "limits", "told"),
     [
-        ({}, "rounds_per_item=16 it would carry 16"),
-        ({"steps_per_epoch": 2_000}, "rounds_per_item=10 it would carry 10"),  # 16 do not divide 1,000 rounds
-        ({"steps_per_epoch": 1_998}, None),
-        ({"gradient_steps": 2}, None),
-        ({"rounds_per_item": 2}, None),
+        ({}, {}, "rounds_per_item=16 it would carry 16"),
+        ({"steps_per_epoch": 2_000}, {}, "rounds_per_item=10 it would carry 10"),  # 16 do not divide 1,000 rounds
+        ({"steps_per_epoch": 2 * 1_009}, {}, None),  # a prime number of rounds
+        ({"steps_per_epoch": 1_998}, {}, None),
+        ({"gradient_steps": 2}, {}, None),
+        ({"rounds_per_item": 2}, {}, None),
+        ({}, {"max_steps": 3}, None),
     ],
 )
 def test_items_of_one_update_are_told_of_where_there_are_many(
@@ -187,10 +189,11 @@ def test_items_of_one_update_are_told_of_where_there_are_many(
     quiet_trainer: MakeTrainer,
     caplog: pytest.LogCaptureFixture,
     settings: dict[str, int],
+    limits: dict[str, int],
     told: str | None,
 ) -> None:
     module = small_sac(**{"train_freq": 2, "gradient_steps": 1, "steps_per_epoch": 2_048, **settings})
-    quiet_trainer(max_epochs=1, limit_train_batches=5).fit(module)
+    quiet_trainer(max_epochs=1, limit_train_batches=5, **limits).fit(module)
     assert ("carries one update" in caplog.text) == (told is not None)
     assert (told or "") in caplog.text
 
