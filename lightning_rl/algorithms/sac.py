@@ -119,7 +119,8 @@ class SACModule(RLModule):
         eval_episodes: greedy episodes an evaluation, over all ranks.
         compile: whether an update is compiled by ``torch.compile``, Adam's steps included in a run of one CPU process:
             half a minute at the beginning for faster updates, and again whenever γ, τ, the target entropy or the
-            averaging changes. Needs a C++ compiler, and without one goes on uncompiled.
+            averaging changes. Needs a C++ compiler, and without one goes on uncompiled. On a GPU what gives the
+            gradients is replayed as CUDA graphs.
         optimizer: makes an optimizer from parameters, one each for critics, actor and temperature.
         lr_scheduler: makes a learning-rate schedule from an optimizer; it is stepped once an update (a
             ``ReduceLROnPlateau`` once an evaluation).
@@ -374,6 +375,7 @@ class SACModule(RLModule):
         return self._replayed(update) if self._replays() else update
 
     def _replays(self) -> bool:
+        """Whether gradients come from CUDA graphs."""
         return "critic_gradients" in self.__dict__ and self.device.type == "cuda"
 
     def _replayed(self, update: MakeUpdate) -> MakeUpdate:

@@ -18,7 +18,8 @@ from lightning_rl.algorithms.module import Acting, RLModule
 from lightning_rl.distributed import average
 from lightning_rl.experience import ExplorationNoise
 from lightning_rl.experience.returns import generalized_advantages, monte_carlo_returns
-from lightning_rl.experience.rollout import Rollout, RolloutExperience, RolloutMemory
+from lightning_rl.experience.rollout import Rollout, RolloutMemory
+from lightning_rl.experience.rollout_experience import RolloutExperience
 from lightning_rl.garbage import swept
 from lightning_rl.moments import ReturnScaler, moments, pooled
 from lightning_rl.networks import track

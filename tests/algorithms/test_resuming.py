@@ -200,14 +200,6 @@ def test_the_last_checkpoint_is_beside_the_users_snapshots(small_sac: SAC, quiet
     assert {"best.ckpt", "last.ckpt", "step=24.ckpt"} <= {path.name for path in Path("mine").iterdir()}
 
 
-@pytest.mark.parametrize("limit", [16, 20])
-def test_a_limit_within_an_item_is_told_of(
-    small_sac: SAC, quiet_trainer: MakeTrainer, limit: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    quiet_trainer(max_steps=limit).fit(small_sac())
-    assert ("max_steps=20 ends the run within an item of 8 updates" in caplog.text) == (limit == 20)
-
-
 def test_stopping_and_going_on_is_one_run(small_sac: SAC, quiet_trainer: MakeTrainer) -> None:
     def run(max_epochs: int, checkpoint: str | None = None) -> dict[str, Any]:
         seed_everything(4)

@@ -172,6 +172,14 @@ def test_what_is_said_of_limits_and_checkpoints(
     warn_of_uncrossed(quiet_trainer(callbacks=[own]), updates_per_item=10, rounds_per_item=1)
 
 
+@pytest.mark.parametrize("limit", [16, 20])
+def test_a_limit_within_an_item_is_told_of(
+    small_sac: SAC, quiet_trainer: MakeTrainer, limit: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    quiet_trainer(max_steps=limit).fit(small_sac())
+    assert ("max_steps=20 ends the run within an item of 8 updates" in caplog.text) == (limit == 20)
+
+
 @pytest.mark.parametrize(
     ("settings", "limits", "told"),
     [
